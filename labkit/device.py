@@ -1,0 +1,61 @@
+"""cuda or cpu, precision, seeding, and what the hardware is called."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+
+def resolve(name: str = "auto") -> torch.device:
+    """The device to run on: ``auto`` is cuda where there is one.
+
+    Raises:
+        RuntimeError: ``cuda`` was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device: 'cuda' was asked for, but torch sees no GPU here; use device: auto or cpu")
+    return torch.device(name)
+
+
+def hardware_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's and its number of usable cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def derive(seed: int, *names: object) -> int:
+    """A seed for one purpose, from the run's seed and the purpose's names; independent across names.
+
+    Two purposes never share a stream by adding small numbers to one seed: the names are hashed.
+    """
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on ``device`` for one purpose (see :func:`derive`)."""
+    return torch.Generator(device=device).manual_seed(derive(seed, *names))
+
+
+def training_precision(device: torch.device) -> AbstractContextManager:
+    """bf16 autocast where the hardware multiplies bf16 natively; elsewhere float32.
+
+    For training only: what is reported about a model is computed in float32.
+    """
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_bf16_supported() else nullcontext()
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.autocast("cpu", torch.bfloat16) if native else nullcontext()

@@ -1,0 +1,97 @@
+"""How results appear in a notebook: each output shows something and carries what it shows as data."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from labkit.results import MIME, Check, Row, bundle
+
+_COLUMNS_LAST = ("value", "low", "high", "n", "interval")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+    return html.escape(str(value))
+
+
+def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
+    """An HTML table of rows; columns in which every row is silent are left out."""
+    names = list(dict.fromkeys(name for d in dicts for name in d))
+    names = [n for n in names if n not in _COLUMNS_LAST] + [n for n in _COLUMNS_LAST if n in names]
+    names = [n for n in names if any(d.get(n) is not None for d in dicts)]
+    head = "".join(f"<th>{html.escape(n.replace('_', ' '))}</th>" for n in names)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f'<table class="rows">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def show_rows(rows: Sequence[Row], caption: str = "") -> None:
+    """Show rows as a table; the output carries them."""
+    dicts = [r.as_dict() for r in rows]
+    plain = "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in d.items() if v is not None) for d in dicts)
+    display({MIME: bundle(rows=dicts), "text/html": _table(dicts, caption), "text/plain": plain}, raw=True)
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """Show checks as a list, failed ones in red; the output carries them."""
+    items, lines = [], []
+    for check in checks:
+        mark, word = ("✓", "passed") if check.passed else ("✗", "FAILED")
+        detail = f": {check.detail}" if check.detail else ""
+        style = "" if check.passed else ' style="color:#c62828;font-weight:600"'
+        text = html.escape(f"{mark} {word}  {check.name}{detail}")
+        items.append(f'<li class="check {"ok" if check.passed else "failed"}"{style}>{text}</li>')
+        lines.append(f"{mark} {word}  {check.name}{detail}")
+    page = f'<ul class="checks" style="list-style:none;padding-left:0">{"".join(items)}</ul>'
+    display({MIME: bundle(checks=list(checks)), "text/html": page, "text/plain": "\n".join(lines)}, raw=True)
+
+
+def show_text(text: str) -> None:
+    """Show a sentence (Markdown) whose numbers were computed."""
+    display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
+def show_finding(text: str) -> None:
+    """Show a sentence that belongs on the report's first screen; the output carries it."""
+    shown = f"**Finding.** {text}"
+    display({MIME: bundle(findings=[text]), "text/markdown": shown, "text/plain": shown}, raw=True)
+
+
+def show_provenance(facts: dict[str, Any], summary: str) -> None:
+    """Show one line on what the notebook runs on; the output carries the facts."""
+    display({MIME: bundle(provenance=facts), "text/markdown": summary, "text/plain": summary}, raw=True)
+
+
+def show_figure(figure: Figure, name: str, alt: str, *, main: bool = False) -> None:
+    """Show a figure with its alternative text, as PNG.
+
+    JupyterLab shows the HTML (which has the alternative text); the report takes the PNG and the metadata.
+
+    Args:
+        name: file name in the report's ``figures`` folder, without ending; letters, digits, ``_`` and ``-``.
+        alt: what the figure says, for somebody who cannot see it.
+        main: the chapter's main figure, shown on the report's first page.
+    """
+    if not alt.strip():
+        raise ValueError(f"figure {name!r} has no alternative text; say in a sentence what it shows")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    width = round(figure.get_figwidth() * 96)
+    tag = f'<img style="max-width:100%;width:{width}px" alt="{html.escape(alt, quote=True)}" '
+    display(
+        {"image/png": encoded, "text/html": f'{tag}src="data:image/png;base64,{encoded}">', "text/plain": alt},
+        metadata={"labkit": {"figure": name, "alt": alt, "main": main, "width": width}},
+        raw=True,
+    )
+    figure.clear()

@@ -1,0 +1,54 @@
+"""95 % intervals, each with its name; a row says which one it carries.
+
+Every function returns ``(low, high)`` as plain floats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Score interval of a binomial proportion (Wilson 1927): the accuracy of one model over n examples."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"successes = {successes} of n = {n}: need 0 <= successes <= n and n >= 1")
+    z = stats.norm.ppf(0.5 + level / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a binomial proportion (Clopper and Pearson 1934): rates near 0, as TPR at low FPR."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"successes = {successes} of n = {n}: need 0 <= successes <= n and n >= 1")
+    alpha = 1 - level
+    low = 0.0 if successes == 0 else stats.beta.ppf(alpha / 2, successes, n - successes + 1)
+    high = 1.0 if successes == n else stats.beta.ppf(1 - alpha / 2, successes + 1, n - successes)
+    return float(low), float(high)
+
+
+def student_t(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a mean over models (seeds, targets), from their spread. Needs two values or more."""
+    x = np.asarray(values, dtype=float)
+    if x.size < 2:
+        raise ValueError(f"{x.size} value(s): a spread needs two models or more")
+    half = stats.t.ppf(0.5 + level / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], n: int, seed: int, level: float = LEVEL, resamples: int = 1000
+) -> tuple[float, float]:
+    """Percentile interval over examples (Efron 1979); ``statistic`` takes the indices drawn, [n] ints."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.nanquantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)

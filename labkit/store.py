@@ -1,0 +1,137 @@
+"""Finished work on disk, addressed by what made it; atomic, checksummed, safe to share.
+
+An entry is a safetensors file with its key and metadata beside it. It is written under a temporary name
+and renamed when it is whole, so a reader never sees half an entry; a lock lets two processes that want
+the same entry make it once. An entry that does not match its checksum is set aside and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+from filelock import FileLock
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialise_tensors
+
+log = logging.getLogger(__name__)
+
+Tensors = dict[str, torch.Tensor]
+
+
+def user_folder(variable: str, leaf: str) -> Path:
+    """The folder that an environment variable names, or ``leaf`` in the user's cache folder.
+
+    A relative path counts from where the command was started: ``LABKIT_START`` carries that folder into
+    the kernels, whose own working directory is elsewhere.
+    """
+    named = os.environ.get(variable)
+    if not named:
+        return Path(platformdirs.user_cache_dir("labkit")) / leaf
+    return Path(os.environ.get("LABKIT_START", os.getcwd()), Path(named).expanduser()).resolve()
+
+
+@cache
+def code_version(*modules: str) -> str:
+    """Checksum of the source of the named modules: their results are stale when it changes."""
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"no source of module {name!r} to be found")
+        digest.update(Path(spec.origin).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Store:
+    """A folder of finished work.
+
+    Args:
+        root: where entries lie; by default ``LABKIT_CACHE``, or the user's cache folder.
+    """
+
+    def __init__(self, root: Path | None = None):
+        self.root = Path(root) if root is not None else user_folder("LABKIT_CACHE", "store")
+
+    def get(self, kind: str, key: Mapping[str, Any], make: Callable[[], tuple[Tensors, dict]]) -> tuple[Tensors, dict]:
+        """The entry under ``key``, made by ``make()`` if there is none.
+
+        Args:
+            kind: a folder's name, for people who look: ``classifier``, ``mixture``, ...
+            key: everything that determines the result, JSON-ready.
+            make: computes ``(tensors, facts)``: tensors by name, on any device, and JSON-ready facts.
+
+        Returns:
+            ``(tensors, facts)``, the tensors on the CPU.
+
+        Raises:
+            OSError: the folder cannot be written; the message names ``LABKIT_CACHE``.
+        """
+        address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        path = self.root / kind / f"{address}.safetensors"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock"))
+            lock.acquire()
+        except OSError as error:
+            raise OSError(
+                f"the store {self.root} cannot be written ({error.strerror}); set LABKIT_CACHE to a folder that can"
+            ) from error
+        try:
+            entry = self._read(path)
+            if entry is None:
+                tensors, facts = make()
+                tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+                self._write(path, tensors, {"key": key, "facts": facts})
+                entry = tensors, facts
+            return entry
+        finally:
+            lock.release()
+
+    def _read(self, path: Path) -> tuple[Tensors, dict] | None:
+        sidecar = path.with_suffix(".json")
+        if not (path.exists() and sidecar.exists()):
+            return None
+        try:
+            note = json.loads(sidecar.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != note["sha256"]:
+                raise ValueError("its checksum does not match")
+            return parse_tensors(content), note["facts"]
+        except (ValueError, KeyError, OSError) as error:
+            log.warning("store: %s is damaged (%s); it is made again", path.name, error)
+            path.unlink(missing_ok=True)
+            sidecar.unlink(missing_ok=True)
+            return None
+
+    def _write(self, path: Path, tensors: Tensors, note: dict) -> None:
+        content = serialise_tensors(tensors)
+        note = {**note, "sha256": hashlib.sha256(content).hexdigest()}
+        # The sidecar goes last: an entry counts only when both are there.
+        write_whole(path, content)
+        write_whole(path.with_suffix(".json"), json.dumps(note, indent=1, sort_keys=True).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write under a temporary name beside ``path``, then rename: a reader sees the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

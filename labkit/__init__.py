@@ -35,7 +35,7 @@ _SUBMODULES = frozenset(
 )
 
 
-def open(namespace: dict[str, Any] | None = None, **parameters: Any) -> "Any":  # noqa: A001
+def open(namespace: dict[str, Any] | None = None, **parameters: Any) -> "Any":
     """Open the lab: see :func:`labkit.lab.open_lab`."""
     from labkit.lab import open_lab
 

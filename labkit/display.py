@@ -29,8 +29,10 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     names = list(dict.fromkeys(name for d in dicts for name in d))
     names = [n for n in names if n not in _COLUMNS_LAST] + [n for n in _COLUMNS_LAST if n in names]
     names = [n for n in names if any(d.get(n) is not None for d in dicts)]
-    head = "".join(f"<th>{html.escape(n.replace('_', ' '))}</th>" for n in names)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
+    numbers = {n for n in names if all(isinstance(d.get(n), int | float | None) for d in dicts)}
+    kind = {n: ' class="num"' if n in numbers else "" for n in names}
+    head = "".join(f"<th{kind[n]}>{html.escape(n.replace('_', ' '))}</th>" for n in names)
+    body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f'<table class="rows">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,12 +12,16 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm.auto import tqdm
 
 import labkit
-from labkit import data, device, display
-from labkit.params import Params, ParameterError, validate
-from labkit.results import Check, Row, row
+from labkit import data, device, display, generative
+from labkit.membership import halves
+from labkit.params import ParameterError, Params, validate
+from labkit.results import Check, Row, find, row
 from labkit.store import Store
+from labkit.training import REGIMES, Ensemble, train
 
 _MARK = "# Parameters"
 
@@ -32,9 +38,15 @@ def _declared(namespace: dict[str, Any]) -> dict[str, Any]:
         if not source.lstrip().startswith(_MARK):
             break
         for statement in ast.parse(source).body:
-            if isinstance(statement, ast.Assign):
-                names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
-    return {name: namespace[name] for name in dict.fromkeys(names)}
+            if isinstance(statement, ast.Assign | ast.AnnAssign):
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
+
+
+def _watched() -> bool:
+    """Whether somebody looks on: a terminal, or a kernel that a Jupyter server started (not papermill)."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
 def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
@@ -67,6 +79,7 @@ class Lab:
         self.store = store or Store()
         self.rows: list[Row] = []
         self.checks: list[Check] = []
+        self._ensembles: dict[tuple[str, str], Ensemble] = {}
         display.show_provenance(self.provenance, self._summary())
 
     @cached_property
@@ -102,12 +115,81 @@ class Lab:
         """A generator on the CPU for one purpose, from the run's seed."""
         return device.generator(self.params.seed, *names)
 
+    # Trained models: from the store, or trained now.
+
+    def classifiers(self, regime: str) -> Ensemble:
+        """``seeds`` classifiers of a regime, each trained on all training images and watched on the test set."""
+        everyone = torch.ones(self.params.seeds, len(self.data.train), dtype=torch.bool)
+        epochs = {"standard": self.params.epochs, "pgd": self.params.pgd_epochs}.get(regime, 0)
+        return self._train(regime, everyone, epochs, "classifiers", watch=True)
+
+    @cached_property
+    def members(self) -> Tensor:
+        """Who trains on what in the privacy chapters: bool [shadow_models, N], the same halves for all regimes."""
+        return halves(self.params.shadow_models, len(self.data.train), self.generator("halves"))
+
+    def shadows(self, regime: str) -> Ensemble:
+        """``shadow_models`` classifiers of a regime, each trained on its own random half: targets and shadows at once.
+
+        The standard ones train for ``shadow_epochs``, long enough to overfit; the others as :meth:`classifiers`.
+        """
+        epochs = {"standard": self.params.shadow_epochs, "pgd": self.params.pgd_epochs}.get(regime, 0)
+        return self._train(regime, self.members, epochs, "shadows")
+
+    def facts(self, ensemble: Ensemble) -> dict[str, float]:
+        """What every row of a model says besides: of a private one its proved epsilon, and delta."""
+        delta = self.params.dp_delta
+        proved = ensemble.recipe.guarantee(int(ensemble.members[0].sum()), delta)
+        return {} if proved is None else {"epsilon": proved, "delta": delta}
+
+    def _train(self, regime: str, members: Tensor, epochs: int, purpose: str, watch: bool = False) -> Ensemble:
+        if (regime, purpose) not in self._ensembles:
+            size = int(members[0].sum())
+            recipe = REGIMES[regime](self.params, size, epochs)
+            total = len(members) * recipe.steps(size) * recipe.batch_size
+            with tqdm(total=total, desc=f"{regime} {purpose}", unit="img", leave=False, disable=not _watched()) as bar:
+                self._ensembles[regime, purpose] = train(
+                    recipe,
+                    self.data,
+                    members,
+                    seed=device.derive(self.params.seed, purpose),
+                    store=self.store,
+                    device=self.device,
+                    watch=watch,
+                    tick=bar.update,
+                )
+        return self._ensembles[regime, purpose]
+
+    def cvae(self) -> generative.Trained:
+        """The conditional VAE, trained on a random half of the training images (IN); the other half is OUT."""
+        p, seed = self.params, device.derive(self.params.seed, "cvae")
+        recipe = generative.Recipe(p.cvae_latent, p.cvae_epochs, p.cvae_learning_rate, classes=len(self.data.classes))
+        members = generative.split(len(self.data.train), self.generator("cvae members"))
+        total = p.cvae_epochs * int(members.sum())
+        with tqdm(total=total, desc="cvae", unit="img", leave=False, disable=not _watched()) as bar:
+            return generative.train(recipe, self.data, members, seed=seed, store=self.store, tick=bar.update)
+
     # Results: shown, carried by the notebook, and kept here for the sentences and figures that follow.
 
     def record(self, rows: Sequence[Row], caption: str = "") -> None:
         """Show rows as a table and carry them."""
         self.rows += rows
         display.show_rows(rows, caption)
+
+    def find(self, **wanted: Any) -> list[dict[str, Any]]:
+        """The recorded rows, as dicts, whose entries equal all of ``wanted``; in their order."""
+        return find([r.as_dict() for r in self.rows], **wanted)
+
+    def one(self, **wanted: Any) -> dict[str, Any]:
+        """The one recorded row that fits, the latest if a cell was run again.
+
+        Raises:
+            LookupError: there is none.
+        """
+        rows = self.find(**wanted)
+        if not rows:
+            raise LookupError(f"no row with {wanted} was recorded; run the cell that measures it first")
+        return rows[-1]
 
     def check(self, *checks: Check) -> None:
         """Show checks and carry them."""

@@ -91,7 +91,9 @@ class Store:
             entry = self._read(path)
             if entry is None:
                 tensors, facts = make()
-                tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+                # Copies: safetensors refuses tensors that share memory, and the caller may go on with its own.
+                tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+                facts = json.loads(json.dumps(facts))  # as the next caller reads them
                 self._write(path, tensors, {"key": key, "facts": facts})
                 entry = tensors, facts
             return entry
@@ -108,7 +110,7 @@ class Store:
             if hashlib.sha256(content).hexdigest() != note["sha256"]:
                 raise ValueError("its checksum does not match")
             return parse_tensors(content), note["facts"]
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             log.warning("store: %s is damaged (%s); it is made again", path.name, error)
             path.unlink(missing_ok=True)
             sidecar.unlink(missing_ok=True)

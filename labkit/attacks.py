@@ -1,0 +1,159 @@
+"""Evasion: adversarial images inside the l-infinity ball *and* inside [0, 1], for any classifier.
+
+``model`` is any ``nn.Module`` from images in [0, 1] to logits; normalisation lives inside it. An attack
+runs the model in eval mode and leaves its mode, its parameters and their gradients as they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK = 1000  # images a forward pass: bounds memory, changes no result
+
+
+def fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """Fast gradient sign method: one step of size ``eps`` from the image itself.
+
+    Goodfellow, Shlens and Szegedy (2015), section 4.
+
+    Args:
+        model: images in [0, 1] to logits [N, C].
+        images: [N, ...] in [0, 1], floating point.
+        labels: [N] int64, the true classes.
+        eps: l-infinity radius in [0, 1].
+
+    Returns:
+        Adversarial images, shaped as ``images``.
+
+    Raises:
+        ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
+    """
+    _check(images, labels, eps)
+    attacked = torch.empty_like(images)
+    with eval_mode(model):
+        for part in _chunks(len(images)):
+            attacked[part] = ascend(model, images[part], labels[part], eps, steps=1, step_size=eps, start=images[part])
+    return attacked
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    steps: int,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    """Projected gradient descent: sign steps up the cross-entropy from a random point of the ball.
+
+    Madry et al. (2018), section 2.1. Each restart yields its last iterate. With several restarts, a point
+    that one of them broke keeps the image that broke it; a point that none broke keeps the image of
+    highest loss. So a point counts as robust only if it survives all restarts.
+
+    Args:
+        model, images, labels, eps: as for :func:`fgsm`.
+        steps: gradient steps a restart, at least 1.
+        step_size: l-infinity length of a step; by default ``2.5 * eps / steps``, as Madry et al. (2018).
+        restarts: independent random starts, at least 1.
+        seed: determines the starts, whatever the chunking.
+
+    Returns:
+        Adversarial images, shaped as ``images``.
+
+    Raises:
+        ValueError: as for :func:`fgsm`, or steps or restarts below 1, or a step size that is not positive.
+    """
+    _check(images, labels, eps)
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps = {steps}, restarts = {restarts}: both must be at least 1")
+    step_size = 2.5 * eps / steps if step_size is None else step_size
+    if not (math.isfinite(step_size) and step_size >= 0) or (step_size == 0 and eps > 0):
+        raise ValueError(f"step_size = {step_size} must be positive; leave it out for 2.5 * eps / steps")
+
+    generator = torch.Generator(device=images.device).manual_seed(seed)
+    best = images.clone()
+    highest = torch.full(labels.shape, -math.inf, device=images.device)  # [N] loss; +inf once a point is broken
+    with eval_mode(model):
+        for _ in range(restarts):
+            noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+            starts = (images + eps * (2 * noise - 1)).clamp(0, 1)
+            # A broken point needs no further restart; all starts are drawn, so that the others' do not move.
+            standing = (highest < math.inf).nonzero()[:, 0]
+            for part in standing.split(CHUNK):
+                x, y = images[part], labels[part]
+                attacked = ascend(model, x, y, eps, steps, step_size, starts[part])
+                with torch.no_grad():
+                    logits = model(attacked)  # [n, C]
+                loss = F.cross_entropy(logits, y, reduction="none").to(highest.dtype)
+                loss = torch.where(logits.argmax(1) != y, math.inf, loss)
+                better = loss > highest[part]
+                best[part[better]] = attacked[better]
+                highest[part] = torch.maximum(highest[part], loss)
+    return best
+
+
+def ascend(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, step_size: float, start: Tensor
+) -> Tensor:
+    """The loop that FGSM, PGD and adversarial training share: sign steps, projected on ball and box."""
+    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    x = start.detach()
+    for _ in range(steps):
+        x = (x + step_size * input_gradient(model, x, labels).sign()).clamp(low, high)
+    return x
+
+
+def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of each image's own cross-entropy with respect to its pixels, shaped as ``images``."""
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        # The sum, not the mean: an image's gradient must not shrink with the batch it is in.
+        loss = F.cross_entropy(model(x), labels, reduction="sum")
+        return torch.autograd.grad(loss, x)[0]
+
+
+@torch.no_grad()
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Which images [N, ...] the model classifies as their labels [N] say: bool [N], in eval mode."""
+    with eval_mode(model):
+        return torch.cat([model(images[part]).argmax(1) == labels[part] for part in _chunks(len(images))])
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    for start in range(0, n, CHUNK):
+        yield slice(start, start + CHUNK)
+
+
+def _check(images: Tensor, labels: Tensor, eps: float) -> None:
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels: need one label an image")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: need floating point in [0, 1]; divide bytes by 255")
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):  # also false for NaN
+        raise ValueError(
+            f"images reach from {images.min():.3g} to {images.max():.3g}, not within [0, 1]; "
+            "put normalisation inside the model and pass pixels"
+        )

@@ -1,0 +1,149 @@
+"""From outcomes to rows: each measurement with the interval that fits it.
+
+One model: the interval is over examples. Several models: it is over models (Student t), so it covers the
+randomness of training too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labkit.attacks import correct
+from labkit.intervals import bootstrap, student_t, wilson
+from labkit.membership import Audit, roc
+from labkit.results import Row, row
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> attacked images
+FPRS = (0.01, 0.001)  # where the true-positive rate of a membership attack is read
+
+
+def fraction(model: str, metric: str, outcomes: Tensor, **facts: Any) -> Row:
+    """A fraction of successes: accuracy, robust accuracy.
+
+    Args:
+        outcomes: bool [M, N], models by examples.
+        facts: what else identifies the row.
+    """
+    per_model = outcomes.double().mean(1).tolist()  # M
+    n = outcomes.shape[1]
+    if len(per_model) == 1:
+        bounds, kind = wilson(int(outcomes.sum()), n), "wilson"
+    else:
+        low, high = student_t(per_model)
+        bounds, kind = (max(0.0, low), min(1.0, high)), "student-t"
+    return row(model, metric, float(np.mean(per_model)), bounds, n=n, models=len(per_model), interval=kind, **facts)
+
+
+def mean(model: str, metric: str, values: Sequence[float], **facts: Any) -> Row:
+    """A mean over models, with a Student t interval where there are several."""
+    several = len(values) > 1
+    bounds = student_t(values) if several else None
+    kind = "student-t" if several else None
+    return row(model, metric, float(np.mean(values)), bounds, n=len(values), interval=kind, **facts)
+
+
+def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Row]:
+    """Accuracy and cross-entropy (nats) from logits [M, N, C] and labels [N]."""
+    loss = F.cross_entropy(logits.transpose(1, 2), labels.expand(len(logits), -1), reduction="none")  # [M, N]
+    per_model = loss.double().mean(1).tolist()
+    right = logits.argmax(2) == labels  # [M, N]
+    if len(logits) > 1:
+        loss_row = mean(model, "loss", per_model, **facts)
+    else:
+        half = 1.96 * loss.std().item() / loss.numel() ** 0.5
+        bounds = (per_model[0] - half, per_model[0] + half)
+        loss_row = row(model, "loss", per_model[0], bounds, n=loss.numel(), interval="normal", **facts)
+    return [fraction(model, "accuracy", right, **facts), loss_row]
+
+
+def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
+    """What an attack learns from M targets: AUC, balanced accuracy, TPR at low FPR; intervals over targets.
+
+    The balanced accuracy is at a threshold from the other models. The targets share one pool and serve as each
+    other's shadows, so the interval says how models vary, not how pools do.
+    """
+    facts |= {"attack": audit.attack}
+    n = audit.scores.shape[1]
+    named: list[tuple[str, list[float], dict]] = [
+        ("mia_auc", [r.auc for r in audit.rocs], {}),
+        ("mia_accuracy", audit.accuracies, {}),
+    ]
+    named += [("mia_tpr", [r.tpr_at(fpr) for r in audit.rocs], {"fpr": fpr}) for fpr in FPRS]
+    rows = []
+    for metric, values, more in named:
+        low, high = student_t(values)
+        bounds = max(0.0, low), min(1.0, high)
+        rows.append(
+            row(
+                model,
+                metric,
+                float(np.mean(values)),
+                bounds,
+                n=n,
+                models=len(values),
+                interval="student-t",
+                **facts,
+                **more,
+            )
+        )
+    return rows
+
+
+def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **facts: Any) -> list[Row]:
+    """What an attack learns from one target: AUC (bootstrap over images) and TPR (Clopper-Pearson).
+
+    Args:
+        scores: [N], higher for "member"; members: bool [N].
+        seed: of the bootstrap.
+    """
+    s, truth = scores.numpy(force=True), members.numpy(force=True)
+    curve = roc(s, truth)
+
+    def resampled(indices: np.ndarray) -> float:
+        chosen = truth[indices]
+        return roc(s[indices], chosen).auc if 0 < chosen.sum() < len(chosen) else float("nan")
+
+    rows = [
+        row(model, "mia_auc", curve.auc, bootstrap(resampled, len(s), seed), n=len(s), interval="bootstrap", **facts)
+    ]
+    for fpr in FPRS:
+        bounds = curve.tpr_interval(fpr)
+        rows.append(
+            row(
+                model,
+                "mia_tpr",
+                curve.tpr_at(fpr),
+                bounds,
+                n=curve.n_members,
+                interval="clopper-pearson",
+                fpr=fpr,
+                **facts,
+            )
+        )
+    return rows
+
+
+def survivors(models: Iterable[nn.Module], attack: Attack, images: Tensor, labels: Tensor, standing: Tensor) -> Tensor:
+    """Which images each model still classifies right after an attack.
+
+    Args:
+        models: M classifiers.
+        attack: ``(model, images, labels) -> images``.
+        images: [N, 1, 28, 28] in [0, 1]; labels: [N].
+        standing: bool [M, N], what is worth attacking: a point that an earlier attack broke stays broken.
+
+    Returns:
+        bool [M, N], within ``standing``; on the CPU.
+    """
+    left = standing.clone()
+    for alive, model in zip(left, models, strict=True):
+        points = alive.nonzero()[:, 0]
+        if len(points):
+            x, y = images[points.to(images.device)], labels[points.to(labels.device)]
+            alive[points] = correct(model, attack(model, x, y), y).cpu()
+    return left

@@ -1,0 +1,55 @@
+"""What an attacker who sees logits can read off them, an image at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FEATURES = ("loss", "confidence", "entropy", "margin", "correct")
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(p_y / (1 - p_y)) of the true class, computed without forming p: Carlini et al. (2022), section IV-C.
+
+    Args:
+        logits: [..., N, C]; labels: [N] int64.
+
+    Returns:
+        [..., N] float64; finite wherever the logits are.
+    """
+    logits = logits.double()
+    true = _true(logits, labels)  # [..., N]
+    others = logits.scatter(-1, _index(logits, labels), -torch.inf)
+    return true - others.logsumexp(-1)
+
+
+def features(logits: Tensor, labels: Tensor) -> Tensor:
+    """The learned attacker's features, in the order of ``FEATURES``.
+
+    Args:
+        logits: [..., N, C]; labels: [N] int64.
+
+    Returns:
+        [..., N, 5] float64: cross-entropy (nats), probability of the true class, entropy of the prediction
+        (nats), margin of the true logit over the best other, 1 where the prediction is right.
+    """
+    logits = logits.double()
+    log_p = logits.log_softmax(-1)
+    true = _true(log_p, labels)  # [..., N]
+    best_other = logits.scatter(-1, _index(logits, labels), -torch.inf).amax(-1)
+    margin = _true(logits, labels) - best_other
+    entropy = -(log_p.exp() * log_p).nan_to_num().sum(-1)  # 0 log 0 = 0
+    return torch.stack([-true, true.exp(), entropy, margin, correct(logits, labels)], -1)
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """1.0 where the prediction is the label, [..., N] float64: the score of the correctness attack."""
+    return (logits.argmax(-1) == labels).double()
+
+
+def _index(logits: Tensor, labels: Tensor) -> Tensor:
+    return labels.unsqueeze(-1).expand(*logits.shape[:-1], 1)
+
+
+def _true(values: Tensor, labels: Tensor) -> Tensor:
+    return values.gather(-1, _index(values, labels)).squeeze(-1)

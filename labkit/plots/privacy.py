@@ -1,0 +1,76 @@
+"""Figures of the privacy chapter: ROC curves on log-log axes, and leakage side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from labkit.membership import Audit, dp_region
+from labkit.plots.style import COLOURS, NAMES, new_figure, tidy
+from labkit.results import find
+
+_ATTACKS = {
+    "threshold": "correctness",
+    "loss": "loss threshold",
+    "learned": "learned attacker",
+    "rmia": "RMIA",
+    "lira": "LiRA",
+}
+_LINES = {"threshold": (0, (1, 2)), "loss": ":", "learned": "--", "rmia": "-.", "lira": "-"}
+
+
+def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, tuple[float, float]]) -> Figure:
+    """ROC curves, a panel a regime, averaged over the targets at each false-positive rate.
+
+    Args:
+        audits: regime -> attack -> audit.
+        guarantees: regime -> (epsilon, delta): the area that differential privacy forbids is shaded.
+    """
+    figure, axes = new_figure(len(audits), width=4.6, height=4.4, squeeze=False, sharey=True)
+    smallest = 1 / max(a.scores.shape[1] for attacks in audits.values() for a in attacks.values())
+    grid = np.geomspace(smallest, 1, 200)  # false-positive rates
+    for ax, (regime, attacks) in zip(axes[0], audits.items(), strict=True):
+        for name, audit in attacks.items():
+            tpr = np.mean([_steps(r.fpr, r.tpr, grid) for r in audit.rocs], axis=0)
+            shade = 0.55 if name != "lira" else 1.0
+            ax.plot(grid, tpr, ls=_LINES[name], lw=1 + (name == "lira"), color=COLOURS[regime], alpha=shade,
+                    label=_ATTACKS[name])  # fmt: skip
+        ax.plot(grid, grid, color=COLOURS["chance"], lw=1, label="guessing")
+        if regime in guarantees:
+            epsilon, delta = guarantees[regime]
+            allowed = dp_region(grid, epsilon, delta)
+            ax.plot(grid, allowed, color="#222222", lw=1.2, label=f"most that ε = {epsilon:.2g} allows")
+            ax.fill_between(grid, allowed, 1, where=allowed < 1, color="#222222", alpha=0.12, lw=0)
+        ax.set(xscale="log", yscale="log", xlim=(smallest, 1), ylim=(smallest, 1))
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
+        first = ax is axes[0][0]
+        tidy(ax, x="false-positive rate", y="true-positive rate" if first else "", title=NAMES[regime])
+    return figure
+
+
+def _steps(fpr: np.ndarray, tpr: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Highest TPR at a false-positive rate of at most each grid value: the curve as steps."""
+    return tpr[np.searchsorted(fpr, grid, side="right") - 1]
+
+
+def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """AUC of every attack on every regime, as points with 95 % intervals around the line of guessing."""
+    figure, ax = new_figure(width=7, height=3.6)
+    regimes = list(dict.fromkeys(r["model"] for r in rows))
+    attacks = [a for a in _ATTACKS if find(rows, attack=a, metric="mia_auc")]
+    for i, regime in enumerate(regimes):
+        for j, attack in enumerate(attacks):
+            for r in find(rows, model=regime, attack=attack, metric="mia_auc"):
+                ax.errorbar(
+                    j + 0.18 * (i - (len(regimes) - 1) / 2), r["value"], capsize=3, marker="o",
+                    yerr=[[r["value"] - r["low"]], [r["high"] - r["value"]]], color=COLOURS[regime],
+                    label=NAMES[regime] if j == 0 else None,
+                )  # fmt: skip
+    ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
+    ax.set_xticks(range(len(attacks)), [_ATTACKS[a] for a in attacks])
+    ax.legend(frameon=False)
+    tidy(ax, x="attack", y="AUC (0.5 is guessing)")
+    return figure

@@ -1,0 +1,66 @@
+"""A report appears file by file, whole, and takes away nothing but the report that was there before."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+# What a report consists of; nothing else in its folder is ever removed.
+_OURS = re.compile(r"figures/[^/]+\.png|notebooks/[^/]+\.ipynb|\d+_[^/]+\.html|index\.html|summary\.json|results\.csv")
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A place in ``folder`` to make a report in; gone afterwards, whatever happens.
+
+    A place that a killed run left behind goes too: its lock is free.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(".staging-*"):
+        with suppress(OSError, Timeout), FileLock(old / "lock", timeout=0):
+            shutil.rmtree(old, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
+    lock = FileLock(place / "lock")
+    try:
+        lock.acquire()
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()
+
+
+def publish(staged: Path, folder: Path) -> None:
+    """Move everything under ``staged`` to ``folder``, ``index.html`` last; then remove what the old report left.
+
+    Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's.
+    """
+    old = _listed(folder / "summary.json")
+    new = sorted(str(p.relative_to(staged)) for p in staged.rglob("*") if p.is_file())
+    for name in sorted(new, key=lambda n: (n == "index.html", n)):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged / name, target)
+    for name in old - set(new):
+        (folder / name).unlink(missing_ok=True)
+    for leaf in ("figures", "notebooks"):
+        with suppress(OSError):  # not there, or not empty
+            (folder / leaf).rmdir()
+
+
+def _listed(summary: Path) -> set[str]:
+    try:
+        names = json.loads(summary.read_text(encoding="utf-8"))["provenance"]["files"]
+        return {name for name in names if _OURS.fullmatch(name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

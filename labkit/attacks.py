@@ -75,8 +75,9 @@ def pgd(
     _check(images, labels, eps)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps = {steps}, restarts = {restarts}: both must be at least 1")
-    step_size = 2.5 * eps / steps if step_size is None else step_size
-    if not (math.isfinite(step_size) and step_size >= 0) or (step_size == 0 and eps > 0):
+    if step_size is None:
+        step_size = 2.5 * eps / steps
+    elif not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size = {step_size} must be positive; leave it out for 2.5 * eps / steps")
 
     generator = torch.Generator(device=images.device).manual_seed(seed)
@@ -102,9 +103,18 @@ def pgd(
 
 
 def ascend(
-    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, step_size: float, start: Tensor
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float | Tensor,
+    steps: int,
+    step_size: float | Tensor,
+    start: Tensor,
 ) -> Tensor:
-    """The loop that FGSM, PGD and adversarial training share: sign steps, projected on ball and box."""
+    """The loop that FGSM, PGD and adversarial training share: sign steps, projected on ball and box.
+
+    ``eps`` and ``step_size`` are numbers, or tensors [N, 1, 1, 1] with one for each image.
+    """
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     x = start.detach()
     for _ in range(steps):

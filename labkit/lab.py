@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import labkit
-from labkit import data, device, display, generative
+from labkit import data, device, display, generative, mixture
 from labkit.membership import halves
+from labkit.mixture import Candidate, MixtureClassifier
 from labkit.params import ParameterError, Params, validate
 from labkit.results import Check, Row, find, row
 from labkit.store import Store
@@ -168,6 +169,24 @@ class Lab:
         total = p.cvae_epochs * int(members.sum())
         with tqdm(total=total, desc="cvae", unit="img", leave=False, disable=not _watched()) as bar:
             return generative.train(recipe, self.data, members, seed=seed, store=self.store, tick=bar.update)
+
+    # Mixtures: chosen on a part of the training images, fitted to all of them or to halves.
+
+    @cached_property
+    def mixture_candidates(self) -> list[Candidate]:
+        """Every K, covariance and shrinkage, fitted to most of the training images and scored on the rest of them."""
+        p = self.params
+        dims = {"pca_dim": p.gmm_pca_dim, "max_iter": p.gmm_iterations, "seed": p.seed}
+        return mixture.candidates(self.data.train, p.gmm_components, store=self.store, **dims)
+
+    def mixture(self) -> MixtureClassifier:
+        """The best candidate, fitted to all training images."""
+        return self.mixtures(torch.ones(1, len(self.data.train), dtype=torch.bool))[0]
+
+    def mixtures(self, members: Tensor) -> list[MixtureClassifier]:
+        """The best candidate, fitted to those training images that each row of ``members`` [M, N] marks."""
+        chosen = mixture.best(self.mixture_candidates)
+        return [mixture.fit(self.data.train, rows, chosen.settings, store=self.store) for rows in members]
 
     # Results: shown, carried by the notebook, and kept here for the sentences and figures that follow.
 

@@ -34,10 +34,11 @@ def _number(value: Any) -> Any:
         raise PydanticCustomError("not_a_number", "must be a number, not true or false")
     if isinstance(value, str):
         try:
-            number = float(value)
+            value = float(value)
         except ValueError:
             raise PydanticCustomError("not_a_number", "must be a number") from None
-        return int(number) if math.isfinite(number) and number == int(number) else number
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("not_a_number", "must be a finite number")
     return value
 
 
@@ -47,7 +48,7 @@ def _listed(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Float = Annotated[float, BeforeValidator(_number)]
 Eps = Annotated[Float, Field(ge=0, le=1)]
 
 
@@ -73,8 +74,9 @@ class Params(BaseModel):
     epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (standard)")
     pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (pgd)")
     batch_size: Int = Field(128, ge=8, le=16_384, description="images a step (standard, pgd)")
-    learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak of the one-cycle schedule (AdamW)")
-    train_eps: Eps = Field(0.2, gt=0, description="radius of the attack trained against")
+    learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (AdamW)")
+    train_eps: Eps = Field(0.2, gt=0, description="mean radius of the attack trained against")
+    train_spread: Float = Field(0.5, ge=0, le=1, description="radii spread over train_eps * (1 -/+ train_spread)")
     train_steps: Int = Field(5, ge=1, le=100, description="steps of the attack trained against")
 
     # Differential privacy (01, 03)
@@ -132,8 +134,6 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{small}: {a:g} is more than {large} = {b:g}; {remedy}")
 
     at_most("attack_size", "test_size", "attack at most the images there are")
-    at_most("batch_size", "train_size", "lower batch_size or raise train_size")
-    at_most("dp_batch_size", "train_size", "lower dp_batch_size or raise train_size")
     at_most("pgd_steps", "strong_steps", "the stronger attack must not take fewer steps")
     for name in ("attack_eps", "gmm_components"):
         values = given.get(name)

@@ -21,9 +21,9 @@ from labkit.mixture.pca import PCA, ROWS_AT_ONCE
 class MixtureLogits(nn.Module):
     """Images [N, 1, 28, 28] in [0, 1] (or rows [N, F]) to log-posteriors [N, C] / temperature, differentiable.
 
-    A posterior of generative models is overconfident: log-posteriors often lie tens of nats apart, where float32
-    rounds ``1 - p`` to zero and an attack finds no gradient. A temperature above 1, which changes no decision, brings
-    them back into range (Guo et al. 2017).
+    A posterior of generative models is overconfident: log-posteriors often lie tens of nats apart, where the gradient
+    of the log loss underflows in float32. A temperature above 1, which changes no decision, brings it back (Guo et al.
+    2017), and spreads it over more classes: an attack may be stronger with it or without, and should try both.
     """
 
     def __init__(self, pca: PCA | None, mixtures: Mixtures, log_priors: Tensor, form: str, temperature: float = 1.0):
@@ -62,14 +62,14 @@ class MixtureClassifier:
         n_components, covariance, tol, reg_covar, max_iter, n_init, seed: see :class:`GaussianMixture`; the floor is
             relative to the variance over all classes.
         pca_dim: principal components (of all training rows) that the mixtures see; None for the rows as they are.
+        temperature: divides the logits of :meth:`as_module`, and nothing else (see :meth:`calibrate`).
         shrinkage: points for which the covariance within components, pooled over all classes, counts in each
             component's covariance. 0 for none, which full covariances of few points cannot afford.
 
     Attributes:
         classes_: the labels, ascending, [C]. log_priors_: log share of each, [C].
         pca_: a :class:`PCA` or None. mixtures_: C :class:`Mixtures` in its space.
-        history_: C lists. converged_: [C].
-        temperature_: divides the logits of :meth:`as_module` (1 unless :meth:`calibrate` chose another).
+        history_: C lists. converged_: [C]. settings: the arguments by name.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class MixtureClassifier:
         max_iter: int = 100,
         n_init: int = 1,
         seed: int = 0,
+        temperature: float = 1.0,
     ):
         check_settings(n_components, covariance, shrinkage, reg_covar, max_iter, n_init)
         if pca_dim is not None and pca_dim < 1:
@@ -98,8 +99,8 @@ class MixtureClassifier:
             "max_iter": int(max_iter),
             "n_init": int(n_init),
             "seed": seed,
+            "temperature": temperature,
         }
-        self.temperature_ = 1.0
 
     def fit(self, X: Any, y: Any, *, classes: Sequence[int] | None = None) -> MixtureClassifier:
         """Fit to rows or images X [N, ...] and whole-number labels y [N].
@@ -185,21 +186,22 @@ class MixtureClassifier:
         return free * math.log(len(joint)) - 2 * float(joint[own].sum())
 
     def calibrate(self, X: Any, y: Any) -> MixtureClassifier:
-        """Choose ``temperature_`` by the least log loss on rows that were *not* fitted (Guo et al. 2017)."""
+        """Choose the temperature by the least log loss on rows that were *not* fitted (Guo et al. 2017)."""
         with torch.no_grad():
             logits = torch.as_tensor(self.log_posterior(X))
         own = torch.as_tensor(y).to(logits.device)[:, None] == self.classes_.to(logits.device)
         grid = torch.logspace(0, 2, 81, dtype=logits.dtype).tolist()
-        self.temperature_ = min(grid, key=lambda t: -float((logits / t).log_softmax(-1)[own].mean()))
+        self.settings["temperature"] = min(grid, key=lambda t: -float((logits / t).log_softmax(-1)[own].mean()))
         return self
 
-    def as_module(self) -> MixtureLogits:
-        """The classifier as a float32 module from images in [0, 1] to log-posterior / ``temperature_``, for attacks.
+    def as_module(self, temperature: float | None = None) -> MixtureLogits:
+        """The classifier as a float32 module from images in [0, 1] to log-posterior / temperature, for attacks.
 
+        The temperature is that of the settings unless another is given.
         Column c is ``classes_[c]``: with labels 0 to C - 1, as in the datasets here, column and label are the same.
         """
         module = self._module().float().eval()
-        module.temperature = self.temperature_
+        module.temperature = self.settings["temperature"] if temperature is None else temperature
         return module
 
     def component_means(self) -> Tensor:
@@ -222,7 +224,7 @@ class MixtureClassifier:
         tensors |= {"classes": self.classes_, "log_priors": self.log_priors_, "converged": self.converged_}
         if self.pca_:
             tensors |= {f"pca.{name}": part for name, part in self.pca_._asdict().items()}
-        return tensors, {"settings": self.settings, "history": self.history_, "temperature": self.temperature_}
+        return tensors, {"settings": dict(self.settings), "history": self.history_}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], facts: dict[str, Any]) -> MixtureClassifier:
@@ -231,5 +233,5 @@ class MixtureClassifier:
         made.mixtures_ = Mixtures(*(tensors[f"mixture.{name}"] for name in Mixtures._fields))
         made.pca_ = PCA(*(tensors[f"pca.{name}"] for name in PCA._fields)) if "pca.mean" in tensors else None
         made.classes_, made.log_priors_ = tensors["classes"], tensors["log_priors"]
-        made.converged_, made.history_, made.temperature_ = tensors["converged"], facts["history"], facts["temperature"]
+        made.converged_, made.history_ = tensors["converged"], facts["history"]
         return made

@@ -142,13 +142,15 @@ def fit(
     prior = Prior(floor, 0.0, torch.zeros_like(form.part(floor.diag())))
     best: Fit | None = None
     for _ in range(n_init):
-        begin = from_centres(x, mask, lloyd(x, mask, seed_centres(x, mask, components, generators)), form, prior)
-        begin = start(begin._replace(means=begin.means + shift))
-        begin = begin._replace(means=begin.means - shift)
+        centres = lloyd(x, mask, seed_centres(x, mask, components, generators))
+        begin = from_centres(x, mask, centres, form, prior)
         if shrinkage and not prior.strength:
             counts = begin.weights * mask.sum(1)[:, None]  # [C, K]
             pooled = torch.tensordot(counts, begin.covariances, 2) / counts.sum()
             prior = Prior(floor, shrinkage, pooled)
+            begin = from_centres(x, mask, centres, form, prior)
+        begin = start(begin._replace(means=begin.means + shift))
+        begin = begin._replace(means=begin.means - shift)
         found = maximise(x, mask, begin, form, prior, tol=tol, max_iter=max_iter)
         best = found if best is None else _better(best, found)
     return best._replace(mixtures=best.mixtures._replace(means=best.mixtures.means + shift))

@@ -1,18 +1,24 @@
-"""Choosing the number of components, the covariance and the shrinkage on a part of the training set."""
+"""Choosing K, the covariance and the shrinkage on a part of the training set; fits that the store keeps."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from labkit import device
+from labkit.data import Split
 from labkit.mixture.classifier import MixtureClassifier
 from labkit.mixture.pca import PCA
+from labkit.store import Store, code_version
 
+HOLDOUT = 0.15
 SHRINKAGES = (0.0, 10.0, 100.0)
+_MODULES = [f"labkit.mixture.{name}" for name in ("covariance", "em", "gaussian", "pca", "classifier", "selection")]
 
 
 @dataclass(frozen=True)
@@ -20,54 +26,81 @@ class Candidate:
     """A mixture classifier that was tried.
 
     Attributes:
-        components, covariance, shrinkage: its settings.
-        accuracy: on the ``n`` held-out images. bic: on those that it was fitted to, lower is better.
-        temperature: of the least log loss on the held-out images.
+        settings: the arguments of :class:`MixtureClassifier`, the temperature of least log loss on the held-out
+            images among them.
+        accuracy: on the ``n`` held-out images.
+        bic: on the images that it was fitted to, lower is better.
     """
 
-    components: int
-    covariance: str
-    shrinkage: float
+    settings: dict[str, Any]
     accuracy: float
     n: int
     bic: float
-    temperature: float
 
 
 def candidates(
-    images: Tensor,
-    labels: Tensor,
+    train: Split,
     components: Sequence[int],
     *,
     pca_dim: int,
     max_iter: int = 100,
-    holdout: float = 0.15,
     seed: int = 0,
-    covariances: Iterable[str] = ("diag", "full"),
-    shrinkages: Iterable[float] = SHRINKAGES,
+    covariances: Sequence[str] = ("diag", "full"),
+    shrinkages: Sequence[float] = SHRINKAGES,
+    store: Store,
 ) -> list[Candidate]:
-    """Fit every combination to a random 1 - ``holdout`` of the training images and score it on the rest.
+    """Fit every combination to a random 85 % of the training images and score it on the rest."""
+    recipe = {"components": list(components), "pca_dim": pca_dim, "max_iter": max_iter, "seed": seed}
+    recipe |= {"covariances": list(covariances), "shrinkages": list(shrinkages)}
+    key = {"candidates": recipe, "data": _checksum(train.pixels, train.labels), "code": code_version(*_MODULES)}
+    _, facts = store.get("mixture", key, lambda: ({}, {"tried": [asdict(c) for c in _try(train, **recipe)]}))
+    return [Candidate(**c) for c in facts["tried"]]
 
-    Args:
-        images: [N, ...]. labels: [N] int. components: values of K.
-    """
-    order = torch.randperm(len(labels), generator=device.generator(seed, "mixture", "holdout")).to(labels.device)
-    cut = round(holdout * len(labels))
-    rows = images.flatten(1)
-    pca = PCA.fit(rows[order[cut:]], pca_dim)  # once for all: the same rows, so the same plane
-    z, y = pca.transform(rows), labels
+
+def _try(
+    train: Split,
+    components: Iterable[int],
+    covariances: Iterable[str],
+    shrinkages: Iterable[float],
+    pca_dim: int,
+    max_iter: int,
+    seed: int,
+) -> list[Candidate]:
+    order = torch.randperm(len(train), generator=device.generator(seed, "mixture", "holdout"))
+    cut = round(HOLDOUT * len(train))
+    (images, y), (held_images, held_y) = train.batch(order[cut:]), train.batch(order[:cut])
+    pca = PCA.fit(images.flatten(1), pca_dim)  # once: the candidates see the same rows, so the same plane
+    z, held = pca.transform(images.flatten(1)), pca.transform(held_images.flatten(1))
     tried = []
     for covariance in covariances:
         for shrinkage in shrinkages:
             for k in components:
                 model = MixtureClassifier(k, covariance, shrinkage=shrinkage, max_iter=max_iter, seed=seed)
-                model.fit(z[order[cut:]], y[order[cut:]]).calibrate(z[order[:cut]], y[order[:cut]])
-                accuracy = float((model.predict(z[order[:cut]]) == y[order[:cut]]).double().mean())
-                bic = model.bic(z[order[cut:]], y[order[cut:]])
-                tried.append(Candidate(k, covariance, shrinkage, accuracy, cut, bic, model.temperature_))
+                model.fit(z, y).calibrate(held, held_y)
+                accuracy = float((model.predict(held) == held_y).double().mean())
+                tried.append(Candidate(model.settings | {"pca_dim": pca_dim}, accuracy, cut, model.bic(z, y)))
     return tried
 
 
 def best(tried: Iterable[Candidate]) -> Candidate:
     """The most accurate; of equals, the one with the fewest components, then the first."""
-    return max(tried, key=lambda c: (c.accuracy, -c.components))
+    return max(tried, key=lambda c: (c.accuracy, -c.settings["n_components"]))
+
+
+def fit(train: Split, members: Tensor, settings: dict[str, Any], *, store: Store) -> MixtureClassifier:
+    """The classifier of the training images that ``members`` [N] (bool) marks, from the store or fitted now."""
+    members = members.to(train.labels.device)
+    pixels, labels, classes = train.pixels[members], train.labels[members], range(int(train.labels.max()) + 1)
+    key = {"settings": settings, "data": _checksum(pixels, labels), "code": code_version(*_MODULES)}
+
+    def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return MixtureClassifier(**settings).fit(pixels.float() / 255, labels, classes=classes).state()
+
+    tensors, facts = store.get("mixture", key, make)
+    return MixtureClassifier.from_state({name: t.to(train.labels.device) for name, t in tensors.items()}, facts)
+
+
+def _checksum(pixels: Tensor, labels: Tensor) -> str:
+    digest = hashlib.sha256(pixels.cpu().numpy())
+    digest.update(labels.cpu().numpy())
+    return digest.hexdigest()

@@ -19,7 +19,7 @@ _ATTACKS = {
     "rmia": "RMIA",
     "lira": "LiRA",
 }
-_LINES = {"threshold": (0, (1, 2)), "loss": ":", "learned": "--", "rmia": "-.", "lira": "-"}
+_LINES = {"loss": ":", "learned": "--", "rmia": "-.", "lira": "-"}
 
 
 def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, tuple[float, float]]) -> Figure:
@@ -34,10 +34,15 @@ def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[st
     grid = np.geomspace(smallest, 1, 200)  # false-positive rates
     for ax, (regime, attacks) in zip(axes[0], audits.items(), strict=True):
         for name, audit in attacks.items():
+            label = _ATTACKS[name]
+            if name == "threshold":  # it says yes or no: one point, and nothing in between
+                point = np.mean([(r.fpr[1], r.tpr[1]) for r in audit.rocs], axis=0)
+                ax.plot(*point, ls="", marker="x", color=COLOURS[regime], label=label)
+                continue
             tpr = np.mean([_steps(r.fpr, r.tpr, grid) for r in audit.rocs], axis=0)
-            shade = 0.55 if name != "lira" else 1.0
-            ax.plot(grid, tpr, ls=_LINES[name], lw=1 + (name == "lira"), color=COLOURS[regime], alpha=shade,
-                    label=_ATTACKS[name])  # fmt: skip
+            strong = name == "lira"
+            ax.plot(grid, tpr, ls=_LINES[name], lw=1 + strong, color=COLOURS[regime], alpha=1 if strong else 0.6,
+                    label=label)  # fmt: skip
         ax.plot(grid, grid, color=COLOURS["chance"], lw=1, label="guessing")
         if regime in guarantees:
             epsilon, delta = guarantees[regime]

@@ -27,11 +27,11 @@ def mathml(latex: str, *, display: bool = False) -> str:
         HTML. What cannot be set is shown as its source, and a warning is logged.
     """
     source = latex.strip()
+    # Two forms that latex2mathml does not know, said in those that it does.
+    known = re.sub(r"\{(align|gather)ed\}", r"{\1*}", source)
+    known = re.sub(r"\\arg\s*\\(max|min)\b", r"\\arg\1 ", known)
     try:
-        # latex2mathml knows the outer form of the aligning environments only.
-        root = ElementTree.fromstring(
-            convert(re.sub(r"\{(align|gather)ed\}", r"{\1*}", source), display="block" if display else "inline")
-        )
+        root = ElementTree.fromstring(convert(known, display="block" if display else "inline"))
     except Exception as error:
         return _as_source(source, f"{type(error).__name__} {error}".strip())
     unknown = [e.text for e in root.iter() if (e.text or "").startswith("\\") and len(e.text) > 1]
@@ -41,8 +41,9 @@ def mathml(latex: str, *, display: bool = False) -> str:
         element.tag = element.tag.rpartition("}")[2]
         if display and element.tag == "msub" and _operator(element[0]) in _LIMITS_BELOW:
             element.tag = "munder"
-        if element.get("columnalign", "").startswith("right left"):
-            element.set("class", "aligned")  # browsers do not read columnalign; the style sheet does it
+        if element.tag == "mtd" and element.get("columnalign"):
+            # Browsers do not read columnalign; the style sheet stands in.
+            element.set("class", f"align-{element.get('columnalign')}")
     return _NAMESPACE.sub("", ElementTree.tostring(root, encoding="unicode"))
 
 

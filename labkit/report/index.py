@@ -19,21 +19,32 @@ _TRADEOFF = "06_tradeoff"
 
 @dataclass(frozen=True)
 class _Measure:
-    """One axis: how its column is called, which end is good, and where it is found if the trade-off failed."""
+    """One axis: how its column is called, which end is good, and where it is found if the trade-off failed.
+
+    Where several attacks measured it, the first of ``strongest`` that did stands for them.
+    """
 
     metric: str
     title: str
     higher_is_better: bool
     chapter: str
+    strongest: tuple[str, ...] = ()
 
 
 _MEASURES = (
     _Measure("accuracy", "Clean accuracy", True, "01_utility"),
-    _Measure("robust_accuracy", "Robust accuracy", True, "02_robustness"),
-    _Measure("mia_auc", "Leakage: AUC", False, "03_privacy"),
-    _Measure("mia_tpr", "Leakage: TPR", False, "03_privacy"),
+    _Measure("robust_accuracy", "Robust accuracy", True, "02_robustness", ("autoattack", "pgd_strong", "pgd")),
+    _Measure("mia_auc", "Leakage: AUC", False, "03_privacy", ("lira",)),
+    _Measure("mia_tpr", "Leakage: TPR", False, "03_privacy", ("lira",)),
 )
-_ATTACKS = {"lira": "LiRA", "rmia": "RMIA", "pgd": "PGD", "fgsm": "FGSM", "autoattack": "AutoAttack"}
+_ATTACKS = {
+    "lira": "LiRA",
+    "rmia": "RMIA",
+    "pgd": "PGD",
+    "pgd_strong": "strong PGD",
+    "fgsm": "FGSM",
+    "autoattack": "AutoAttack",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def overview(chapters: Sequence[Chapter], eps: float) -> Overview:
     for measure in _MEASURES:
         chapter = tradeoff if whole else by_name.get(measure.chapter)
         rows = [r for r in (chapter.rows if chapter else []) if r["metric"] == measure.metric]
-        for condition, grid in _conditions(rows, eps):
+        for condition, grid in _conditions(rows, eps, measure.strongest):
             columns.append(Column(measure.title, condition, "higher" if measure.higher_is_better else "lower"))
             grids.append(grid)
     models = list(dict.fromkeys([*NAMES, *(model for grid in grids for model in grid)]))
@@ -105,14 +116,14 @@ def overview(chapters: Sequence[Chapter], eps: float) -> Overview:
     return Overview(columns, lines, "trade-off" if whole else "single chapters")
 
 
-def _conditions(rows: Sequence[Mapping[str, Any]], eps: float) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
-    """Rows of one measure as columns: what was measured under which condition, a row a model.
-
-    Where a condition was measured by several membership attacks, LiRA's column stands for them.
-    """
-    rows = [r for r in rows if r.get("eps") is None or abs(r["eps"] - eps) < 1e-9]
-    if any(r.get("attack") == "lira" for r in rows):
-        rows = [r for r in rows if r.get("attack") == "lira"]
+def _conditions(
+    rows: Sequence[Mapping[str, Any]], eps: float, strongest: tuple[str, ...]
+) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
+    """Rows of one measure as columns: what was measured under which condition, a row a model."""
+    rows = [r for r in rows if r["value"] is not None and (r.get("eps") is None or abs(r["eps"] - eps) < 1e-9)]
+    attack = next((a for a in strongest if any(r.get("attack") == a for r in rows)), None)
+    if attack:
+        rows = [r for r in rows if r.get("attack") == attack]
     columns: dict[tuple, dict[str, Mapping[str, Any]]] = {}
     for r in rows:
         condition = tuple(r.get(name) for name in ("attack", "steps", "restarts", "eps", "fpr"))
@@ -136,7 +147,7 @@ def _condition(
 
 
 def _cell(row: Mapping[str, Any], column_rows: Sequence[Mapping[str, Any]], column: Column) -> Cell:
-    best = (max if column.better == "higher" else min)(r["value"] for r in column_rows if r["value"] is not None)
+    best = (max if column.better == "higher" else min)(r["value"] for r in column_rows)
     if row["metric"] == "mia_auc":
         value, scale, digits = f"{row['value']:.3f}", 1, 3
     else:
@@ -147,7 +158,7 @@ def _cell(row: Mapping[str, Any], column_rows: Sequence[Mapping[str, Any]], colu
 
 
 def findings(chapters: Sequence[Chapter]) -> list[dict[str, str]]:
-    """At most five sentences: the trade-off's first, then the chapters' in order, each chapter's first before seconds."""
+    """At most five sentences: the trade-off's, then the first of each chapter, then what the chapters add."""
     ordered = sorted(chapters, key=lambda c: (c.name != _TRADEOFF, c.name))
     leading = [f for c in ordered for f in (c.findings if c.name == _TRADEOFF else c.findings[:1])]
     others = [f for c in ordered if c.name != _TRADEOFF for f in c.findings[1:]]
@@ -159,7 +170,12 @@ def title(provenance: Mapping[str, Any]) -> str:
     question = "What does a defence cost?"
     if provenance["dataset"] == "fashion_mnist":
         return question
-    return f"{question} Measured on {provenance['dataset_title']}, not on FashionMNIST"
+    return f"{question} Measured on {_short(provenance['dataset_title'])}, not on FashionMNIST"
+
+
+def _short(dataset_title: str) -> str:
+    """A dataset's name without the reason why it was taken, which stands in brackets."""
+    return dataset_title.partition(" (")[0]
 
 
 def index_page(chapters: Sequence[Chapter], provenance: Mapping[str, Any]) -> str:
@@ -175,6 +191,7 @@ def index_page(chapters: Sequence[Chapter], provenance: Mapping[str, Any]) -> st
         .get_template("index.html")
         .render(
             title=title(provenance),
+            dataset=_short(provenance["dataset_title"]),
             provenance=provenance,
             chapters=chapters,
             when=_when(provenance["started"]),

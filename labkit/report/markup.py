@@ -20,13 +20,14 @@ from pygments.lexers import PythonLexer
 
 from labkit.report.formulas import mathml
 
-_TEXT = """a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5
-h6 hr i img ins kbd li mark ol p pre s samp small span strong sub summary sup table tbody td tfoot th thead tr u ul var"""
-_MATH = """math annotation menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mroot mrow ms mspace msqrt mstyle
-msub msubsup msup mtable mtd mtext mtr munder munderover semantics"""
-_MATH_ATTRIBUTES = """accent accentunder columnalign columnlines columnspacing depth display displaystyle fence form height
-largeop linebreak linethickness lspace mathvariant maxsize minsize movablelimits notation rowlines rowspacing rspace
-scriptlevel separator stretchy symmetric voffset width"""
+_TEXT = """a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2
+h3 h4 h5 h6 hr i img ins kbd li mark ol p pre s samp small span strong sub summary sup table tbody td tfoot th
+thead tr u ul var"""
+_MATH = """math annotation menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mroot mrow ms mspace
+msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover semantics"""
+_MATH_ATTRIBUTES = """accent accentunder columnalign columnlines columnspacing depth display displaystyle fence
+form height largeop linebreak linethickness lspace mathvariant maxsize minsize movablelimits notation rowlines
+rowspacing rspace scriptlevel separator stretchy symmetric voffset width"""
 _ATTRIBUTES = {
     "*": {"class", "id", "title", "lang"},
     "img": {"alt", "width", "height"},

@@ -66,7 +66,7 @@ class Block:
         html: the prose, or the coloured code.
         outputs: what the code showed.
         seconds: how long it ran; None where nothing was measured.
-        failed: whether the notebook failed here.
+        fate: ``ran``, ``failed`` (the notebook stopped here) or ``not run`` (it had stopped before).
     """
 
     number: int
@@ -74,7 +74,7 @@ class Block:
     html: Markup
     outputs: list[Markup] = field(default_factory=list)
     seconds: float | None = None
-    failed: bool = False
+    fate: str = "ran"
 
 
 def chapter_page(chapter: Chapter, chapters: Sequence[Chapter], provenance: dict[str, Any]) -> str:
@@ -143,10 +143,16 @@ def _blocks(chapter: Chapter, prose: Prose) -> list[Block]:
                     code(cell.source),
                     _outputs(chapter, i, prose),
                     cell.metadata.get("papermill", {}).get("duration"),
-                    failed=chapter.outcome.cell == i + 1,
+                    _fate(i + 1, chapter.outcome.cell),
                 )
             )
     return blocks
+
+
+def _fate(cell: int, stopped: int | None) -> str:
+    if stopped is None or cell < stopped:
+        return "ran"
+    return "failed" if cell == stopped else "not run"
 
 
 def _outputs(chapter: Chapter, cell: int, prose: Prose) -> list[Markup]:

@@ -20,6 +20,8 @@ from labkit.params import Params
 from labkit.report.chapter import Chapter
 
 SCHEMA = 1
+_FIRST = ("notebook", "model", "metric", "attack", "eps", "fpr")
+_LAST = ("value", "low", "high", "n", "interval")
 _ROOT = Path(labkit.__file__).resolve().parent.parent
 
 
@@ -83,10 +85,11 @@ def provenance(facts: Mapping[str, Any], chapters: Sequence[Chapter], started: s
 
 def summary(chapters: Sequence[Chapter], facts: Mapping[str, Any]) -> str:
     """``summary.json``: schema, provenance, and the rows and checks of all chapters."""
+    names = _names(chapters)
     content = {
         "schema": SCHEMA,
         "provenance": dict(facts),
-        "rows": [row for c in chapters for row in c.rows],
+        "rows": [{name: row[name] for name in names if name in row} for c in chapters for row in c.rows],
         "checks": [check for c in chapters for check in c.checks],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -94,12 +97,14 @@ def summary(chapters: Sequence[Chapter], facts: Mapping[str, Any]) -> str:
 
 def table(chapters: Sequence[Chapter]) -> str:
     """``results.csv``: one line a row, one column for every name that any row has."""
-    rows = [row for c in chapters for row in c.rows]
-    last = ("value", "low", "high", "n", "interval")
-    names = list(dict.fromkeys(name for row in rows for name in row)) or ["notebook", "model", "metric", *last]
-    names = [n for n in names if n not in last] + [n for n in names if n in last]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, _names(chapters), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row for c in chapters for row in c.rows)
     return text.getvalue()
+
+
+def _names(chapters: Sequence[Chapter]) -> list[str]:
+    """Every name that a row has: what was measured, under which conditions, and the result (nbformat sorts keys)."""
+    conditions = {name for c in chapters for row in c.rows for name in row} - {*_FIRST, *_LAST}
+    return [*_FIRST, *sorted(conditions), *_LAST]

@@ -156,7 +156,7 @@ def train_one(
     # Batches are drawn on the CPU, so that they do not depend on the device.
     order = generator(seed, "batches")
     noise = generator(seed, "rule", device=device)
-    steps_an_epoch = max(1, steps // recipe.epochs)
+    ends = {round(steps * epoch / recipe.epochs) for epoch in range(1, recipe.epochs + 1)} if watch else set()
     history = []
     for step, batch in enumerate(_batches(recipe, len(mine), steps, order), start=1):
         images, labels = data.train.batch(mine[batch.to(device)])
@@ -167,7 +167,7 @@ def train_one(
         optimiser.step()
         schedule.step()
         tick(len(batch))
-        if watch and (step % steps_an_epoch == 0 or step == steps) and len(history) < recipe.epochs:
+        if step in ends:
             history.append(_look(model, data, mine, len(history) + 1))
     if not all(p.isfinite().all() for p in model.parameters()):
         raise FloatingPointError(
@@ -189,16 +189,18 @@ def _batches(recipe: Recipe, n: int, steps: int, order: torch.Generator) -> Iter
         yield from shuffled[: max(1, n // recipe.batch_size) * recipe.batch_size].split(recipe.batch_size)
 
 
-def _optimiser(recipe: Recipe, model: nn.Module, steps: int):
-    parameters = list(model.parameters())
+def _optimiser(
+    recipe: Recipe, model: nn.Module, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """The recipe's optimiser and its learning rate's course over the steps."""
     if recipe.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(parameters, recipe.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, recipe.learning_rate, total_steps=steps + 1, pct_start=0.2, cycle_momentum=False
-        )
-        return optimiser, schedule
-    optimiser = torch.optim.SGD(parameters, recipe.learning_rate, momentum=0.9)
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, 2 * (1 - step / steps)))
+        optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate)
+        rise = max(1, steps // 5)
+        course = lambda t: min((t + 1) / rise, (steps - t) / max(1, steps - rise))  # noqa: E731
+    else:
+        optimiser = torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9)
+        course = lambda t: min(1.0, 2 * (1 - t / steps))  # noqa: E731
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, course)
 
 
 def _look(model: nn.Module, data: Dataset, mine: Tensor, epoch: int) -> Progress:

@@ -20,7 +20,7 @@ class Recipe:
         epochs: (expected) passes over the members.
         batch_size: images a step; under Poisson sampling, expected.
         learning_rate: peak of the schedule.
-        optimiser: ``adamw`` (one-cycle) or ``sgd`` (momentum 0.9, constant and then linearly to zero).
+        optimiser: ``adamw`` (linear up over a fifth of the steps, and down to zero) or ``sgd`` (momentum 0.9, constant and then linearly to zero).
         poisson: every member enters every batch independently with rate batch_size / members.
     """
 
@@ -56,7 +56,7 @@ def standard(p: Params, members: int, epochs: int) -> Recipe:
 
 def pgd(p: Params, members: int, epochs: int) -> Recipe:
     """PGD adversarial training (Madry et al. 2018)."""
-    rule = Adversarial(Mean(), p.train_eps, p.train_steps)
+    rule = Adversarial(Mean(), p.train_eps, p.train_steps, p.train_spread)
     return Recipe("pgd", rule, epochs, min(p.batch_size, members), p.learning_rate)
 
 

@@ -54,22 +54,24 @@ class Adversarial:
 
     Attributes:
         rule: makes the gradient.
-        eps: l-infinity radius on pixels in [0, 1].
-        steps: PGD steps from a random start, each ``step_size`` long.
+        eps: mean l-infinity radius on pixels in [0, 1].
+        steps: PGD steps from a random start, each 2.5 radii / steps long.
+        spread: each image's radius is drawn uniformly from eps (1 - spread) to eps (1 + spread). At 0 all radii are
+            ``eps``; a network then learns that very radius, and falls apart a little beyond it.
     """
 
     rule: Rule
     eps: float
     steps: int
-
-    @property
-    def step_size(self) -> float:
-        return 2.5 * self.eps / self.steps
+    spread: float = 0.0
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Gradient:
-        noise = torch.rand(images.shape, generator=generator, device=images.device)
-        start = (images + self.eps * (2 * noise - 1)).clamp(0, 1)
-        attacked = ascend(model, images, labels, self.eps, self.steps, self.step_size, start)
+        def uniform(*shape: int) -> Tensor:  # in [-1, 1)
+            return 2 * torch.rand(shape, generator=generator, device=images.device) - 1
+
+        radius = self.eps * (1 + self.spread * uniform(len(images), 1, 1, 1))  # [B, 1, 1, 1]
+        start = (images + radius * uniform(*images.shape)).clamp(0, 1)
+        attacked = ascend(model, images, labels, radius, self.steps, 2.5 * radius / self.steps, start)
         return self.rule(model, attacked, labels, generator)
 
 

@@ -1,0 +1,90 @@
+"""The lab in a real IPython shell: what a notebook's parameters cell says is what is checked."""
+
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from labkit.params import ParameterError
+
+OPEN = "import labkit\nlab = labkit.open(globals())"
+SMALL = 'dataset = "digits"\ntrain_size = 1000\nbatch_size = 64\ngmm_components = [1, 2]'
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.history_manager.enabled = False
+    yield shell
+    shell.reset(new_session=False)
+    InteractiveShell.clear_instance()
+
+
+def run(shell: InteractiveShell, *cells: str) -> Any:
+    """Run cells as Run All does, and return the lab; the first error is raised."""
+    for cell in cells:
+        shell.run_cell(cell, store_history=True).raise_error()
+    return shell.user_ns["lab"]
+
+
+def test_parameters_of_the_cell_are_used(shell: InteractiveShell) -> None:
+    params = run(shell, f"# Parameters\n{SMALL}\nlearning_rate = '1e-3'  # text, as YAML 1.1 has it", OPEN).params
+    assert (params.dataset, params.train_size, params.learning_rate) == ("digits", 1000, 1e-3)
+
+
+def test_the_injected_cell_wins(shell: InteractiveShell) -> None:
+    first, injected = f"# Parameters\n{SMALL}\nepochs = 3", "# Parameters\nepochs = 5\n"
+    assert run(shell, first, injected, OPEN).params.epochs == 5
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["# Parameters\nepoch = 3"],
+        ["# Parameters\nepoch: int = 3"],
+        [f"# Parameters\n{SMALL}", "# Parameters\nepoch = 3\n"],  # as papermill injects it
+        ["# Parameters\nepoch = 3", "# Parameters\nseed = 1\n"],
+        ["\n# Parameters\n%pwd\nepoch = 3"],
+    ],
+)
+def test_a_misspelt_parameter_is_an_error(shell: InteractiveShell, cells: list[str]) -> None:
+    with pytest.raises(ParameterError, match=r"epoch: unknown parameter; did you mean (epochs|pgd_epochs)\?"):
+        run(shell, *cells, OPEN)
+
+
+def test_every_problem_of_the_cell_is_listed(shell: InteractiveShell) -> None:
+    with pytest.raises(ParameterError) as caught:
+        run(shell, "# Parameters\nepoch = 3\nseed = -1\ndevice = 'tpu'", OPEN)
+    assert str(caught.value).startswith("3 problems in this notebook's parameters:")
+
+
+def test_variables_of_other_cells_are_left_alone(shell: InteractiveShell) -> None:
+    assert run(shell, "helper = 3\nepoch = 7", f"# Parameters\n{SMALL}", OPEN).params.train_size == 1000
+
+
+def test_running_all_again_in_the_same_kernel(shell: InteractiveShell) -> None:
+    cells = [f"# Parameters\n{SMALL}\nseed = 3", OPEN, "epoch = 3\nlab.say('seed 3')"]
+    assert run(shell, *cells, *cells).params.seed == 3
+
+
+def test_a_mended_cell_runs(shell: InteractiveShell) -> None:
+    with pytest.raises(ParameterError):
+        run(shell, "# Parameters\nepoch = 3", OPEN)
+    assert run(shell, f"# Parameters\n{SMALL}\nepochs = 3", OPEN).params.epochs == 3
+
+
+def test_parameters_by_name_go_over_the_cells(shell: InteractiveShell) -> None:
+    opened = "import labkit\nlab = labkit.open(globals(), seed=9)"
+    assert run(shell, f"# Parameters\n{SMALL}\nseed = 3", opened).params.seed == 9
+    with pytest.raises(ParameterError, match="sed: unknown parameter; did you mean seed"):
+        run(shell, "labkit.open(globals(), sed=9)")
+
+
+def test_provenance_says_what_was_used(shell: InteractiveShell) -> None:
+    lab = run(shell, f"# Parameters\n{SMALL}\ntest_size = 12e2", OPEN)
+    facts = lab.provenance
+    assert (facts["dataset"], facts["train_images"], facts["test_images"]) == ("digits", 1000, 500)
+    assert facts["dataset_sha256"] == lab.data.sha256
+    assert facts["parameters"]["test_size"] == 1200

@@ -1,0 +1,200 @@
+"""Notebooks run headless: what fails is said in the file, the page and the exit code, and nothing else suffers."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from reports import DIE, Made, make, write_notebook, write_profile
+
+from labkit.report.publish import publish, staging
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_notebook_runs_whatever_happens_to_the_others(troubled: Made):
+    ended = {name: outcome.status for name, outcome in troubled.outcomes.items()}
+    assert ended == {
+        "01_utility": "done",
+        "02_robustness": "done",
+        "03_privacy": "failed",
+        "04_cvae": "failed",
+        "05_gmm": "failed",
+        "06_tradeoff": "done",
+    }
+    assert {p.stem for p in (troubled.folder / "notebooks").iterdir()} == set(ended)
+    for name in ended:
+        nbformat.validate(troubled.notebook(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("03_privacy", "ZeroDivisionError: division by zero"),
+        ("04_cvae", "the kernel died"),
+        ("05_gmm", "longer than cell_timeout = 15 seconds"),
+    ],
+)
+def test_a_failure_is_in_the_file_the_page_and_the_log(troubled: Made, name: str, reason: str):
+    notebook = troubled.notebook(name)
+    said = notebook.metadata.labkit
+    assert said.status == "failed"
+    assert reason in said.reason
+    assert said.seconds > 0
+    cell = notebook.cells[said.cell - 1]
+    assert cell.metadata.papermill.status == "failed"
+    assert any(output.output_type == "error" for output in cell.outputs)
+    later = notebook.cells[said.cell :]
+    assert later
+    assert all(c.metadata.papermill.status == "pending" and not c.outputs for c in later)
+    assert notebook.metadata.papermill.exception is True
+    for page in (troubled.page(name), troubled.page("index")):
+        assert reason in page
+        assert f"#cell-{said.cell}" in page
+    assert f"{name}: FAILED in cell {said.cell}" in troubled.log
+    assert troubled.summary["provenance"]["notebooks"][name]["status"] == "failed"
+
+
+def test_the_failed_cell_is_the_one_that_failed(troubled: Made):
+    source = {
+        name: troubled.notebook(name).cells[outcome.cell - 1].source
+        for name, outcome in troubled.outcomes.items()
+        if outcome.failed
+    }
+    assert source["03_privacy"].endswith("f(0)")
+    assert source["04_cvae"] == DIE
+    assert "sleep" in source["05_gmm"]
+
+
+def test_the_kernel_is_this_python_gets_all_parameters_and_knows_where_the_command_started(troubled: Made):
+    notebook = troubled.notebook("01_utility")  # its kernelspec names a kernel that does not exist
+    printed = next(c.outputs[0].text for c in notebook.cells if c.source.startswith("import os, sys"))
+    assert printed.split() == ["0", sys.executable, os.getcwd()]  # the profile's seed, over the cell's 3
+    assert notebook.metadata.papermill.parameters == troubled.summary["provenance"]["parameters"]
+
+
+def test_a_quiet_log_has_two_lines_a_notebook(troubled: Made):
+    assert len(troubled.log.splitlines()) == 12
+    assert "\r" not in troubled.log
+
+
+def test_no_path_of_the_machine_in_the_executed_notebooks_metadata(troubled: Made):
+    for name in troubled.outcomes:
+        assert str(troubled.folder.parent) not in json.dumps(troubled.notebook(name).metadata)
+
+
+def test_summary_holds_the_contract(troubled: Made):
+    summary = troubled.summary
+    assert list(summary) == ["schema", "provenance", "rows", "checks"]
+    assert summary["schema"] == 1
+    wanted = "dataset dataset_sha256 parameters labkit git_commit torch device device_name started seconds"
+    assert set(wanted.split()) <= set(summary["provenance"])
+    assert summary["provenance"]["dataset"] == "digits"
+    assert set(summary["provenance"]["seconds"]) == set(troubled.outcomes)
+    assert {"notebook", "model", "metric", "value", "low", "high", "n"} <= set(summary["rows"][0])
+    assert {"notebook": "02_robustness", "name": "attacks agree <here>", "passed": False, "detail": "off by 0.2"} in (
+        summary["checks"]
+    )
+    with (troubled.folder / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(summary["rows"]) == 42
+    assert [float(line["value"]) for line in table] == [row["value"] for row in summary["rows"]]
+    assert (troubled.folder / "figures" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path: Path):
+    source, folder = tmp_path / "notebooks", tmp_path / "a {report} $HOME"
+    show = "from labkit import display\nfrom labkit.plots.style import new_figure\n"
+    write_notebook(source, "01_old", "md:# Old", show + "display.show_figure(new_figure()[0], 'gone', 'An old figure')")
+    first = make(source, folder)
+    assert not first.outcomes["01_old"].failed
+    mine = [
+        folder / "notes.txt",
+        folder / "figures" / "mine.png",
+        folder / "notebooks" / "mine.ipynb",
+        folder / "x.html",
+    ]
+    for path in mine:
+        path.write_text("mine")
+    (source / "01_old.ipynb").unlink()
+    write_notebook(source, "02_new", "md:# New", "import sys\nsys.exit()", "print('never')")
+    second = make(source, folder)
+    assert second.outcomes["02_new"].failed  # plain papermill calls it complete
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    new = {"index.html", "summary.json", "results.csv", "02_new.html", "notebooks/02_new.ipynb"}
+    assert there == new | {str(p.relative_to(folder)) for p in mine}
+    assert all(path.read_text() == "mine" for path in mine)
+
+
+def test_a_tampered_summary_removes_nothing_but_report_files(tmp_path: Path):
+    folder, staged = tmp_path / "report", tmp_path / "staged"
+    folder.mkdir()
+    staged.mkdir()
+    (staged / "index.html").write_text("new")
+    outside = tmp_path / "precious.png"
+    inside = folder / "thesis.tex"
+    outside.write_text("precious")
+    inside.write_text("precious")
+    files = ["../precious.png", "figures/../../precious.png", "thesis.tex", str(outside), "figures/old.png"]
+    old = folder / "figures" / "old.png"
+    old.parent.mkdir()
+    old.write_text("old")
+    (folder / "summary.json").write_text(json.dumps({"provenance": {"files": files}}))
+    publish(staged, folder)
+    assert not old.exists()
+    assert outside.exists()
+    assert inside.exists()
+    assert (folder / "index.html").read_text() == "new"
+
+
+def test_a_staging_place_that_a_killed_run_left_goes_and_a_live_one_stays(tmp_path: Path):
+    dead = tmp_path / ".staging-dead"
+    dead.mkdir()
+    (dead / "half.html").write_text("<p>hal")
+    with staging(tmp_path) as live, staging(tmp_path) as other:
+        assert not dead.exists()
+        assert live.exists()
+        assert other.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the kernel in /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_cleanly(tmp_path: Path, how: signal.Signals):
+    marker = tmp_path / "pid"
+    source = f"import os, pathlib, time\npathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\ntime.sleep(120)"
+    write_notebook(tmp_path / "notebooks", "01_long", "md:# Long", source)
+    profile = write_profile(tmp_path / "params")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "index.html").write_text("old")
+    start = (
+        "import pathlib, labkit.report.plan as p\n"
+        f"p.CHECKOUT = pathlib.Path({str(tmp_path)!r})\n"
+        "from labkit.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", start, "report", str(profile), "--out", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (marker.exists() and marker.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert [p.name for p in folder.iterdir()] == ["index.html"]
+    assert (folder / "index.html").read_text() == "old"
+    kernel = Path("/proc", marker.read_text())
+    deadline = time.monotonic() + 10
+    while kernel.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not kernel.exists()  # it went too

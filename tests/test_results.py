@@ -1,0 +1,92 @@
+"""Rows travel inside the executed notebook and come back as they went in."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.results import MIME, Check, Row, bundle, collect, find, percent, row
+
+ACCURACY = row("pgd", "robust_accuracy", 0.71, (0.69, 0.73), n=3000, interval="wilson", attack="pgd", eps=0.1)
+
+
+def notebook(*payloads: dict) -> dict:
+    """An executed notebook with one code cell an output, between cells that carry nothing."""
+    outputs = [{"output_type": "display_data", "data": {MIME: payload, "text/plain": ""}} for payload in payloads]
+    cells = [{"cell_type": "code", "outputs": [output]} for output in outputs]
+    plain = {"cell_type": "code", "outputs": [{"output_type": "stream", "name": "stdout", "text": "hello"}]}
+    return {"cells": [{"cell_type": "markdown", "source": "# Title"}, *cells, plain]}
+
+
+def test_a_row_is_flat() -> None:
+    assert ACCURACY.as_dict() == {
+        "model": "pgd",
+        "metric": "robust_accuracy",
+        "attack": "pgd",
+        "eps": 0.1,
+        "value": 0.71,
+        "low": 0.69,
+        "high": 0.73,
+        "n": 3000,
+        "interval": "wilson",
+    }
+    assert row("dp", "loss", torch.tensor(0.25)).as_dict()["value"] == 0.25
+    assert row("dp", "loss", 0.25).as_dict()["low"] is None
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan"), torch.tensor(math.inf)])
+def test_what_is_not_finite_becomes_null(number) -> None:
+    flat = row("gmm", "loss", number, (number, 1.0), eps=number).as_dict()
+    assert (flat["value"], flat["low"], flat["high"], flat["eps"]) == (None, None, 1.0, None)
+    json.dumps(flat, allow_nan=False)
+
+
+def test_scalars_of_numpy_and_torch_become_plain() -> None:
+    flat = row("gmm", "accuracy", np.float64(0.5), n=np.int64(7), eps=torch.tensor(0.5), k=np.int32(3)).as_dict()
+    assert [type(flat[name]) for name in ("value", "n", "eps", "k")] == [float, int, float, int]
+
+
+def test_what_is_carried_comes_back() -> None:
+    checks = [Check("monotone in eps", np.bool_(True)), Check("ball respected", False, "0.31 > 0.3")]
+    executed = notebook(
+        bundle(provenance={"dataset": "digits", "device": "cpu"}),
+        bundle(rows=[ACCURACY]),
+        bundle(checks=checks, findings=["PGD training buys robustness."]),
+        bundle(rows=[row("gmm", "accuracy", math.nan)], provenance={"device": "cuda"}),
+    )
+    found = collect(json.loads(json.dumps(executed)), "02_robustness")
+    assert found["rows"][0] == {"notebook": "02_robustness", **ACCURACY.as_dict()}
+    assert found["rows"][1]["value"] is None
+    assert found["checks"] == [
+        {"notebook": "02_robustness", "name": "monotone in eps", "passed": True, "detail": ""},
+        {"notebook": "02_robustness", "name": "ball respected", "passed": False, "detail": "0.31 > 0.3"},
+    ]
+    assert found["findings"] == [{"notebook": "02_robustness", "text": "PGD training buys robustness."}]
+    assert found["provenance"] == {"dataset": "digits", "device": "cuda"}
+
+
+def test_a_notebook_that_carries_nothing() -> None:
+    empty = {"rows": [], "checks": [], "findings": [], "provenance": {}}
+    assert collect({}, "x") == collect({"cells": []}, "x") == collect(notebook(), "x") == empty
+
+
+def test_a_bundle_refuses_what_nobody_reads() -> None:
+    with pytest.raises(ValueError, match=r"not \['figures'\]"):
+        bundle(rows=[], figures=[])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        bundle(provenance={"seconds": math.nan})
+
+
+def test_find_takes_rows_by_their_entries() -> None:
+    rows = [row("pgd", "accuracy", 0.8).as_dict(), ACCURACY.as_dict()]
+    assert find(rows, model="pgd") == rows
+    assert find(rows, model="pgd", eps=0.1) == [rows[1]]
+    assert find(rows, model="dp") == []
+
+
+def test_percent_reads_with_its_interval() -> None:
+    assert percent(ACCURACY) == "71.0 % (69.0 to 73.0)"
+    assert percent(ACCURACY.as_dict(), digits=0) == "71 % (69 to 73)"
+    assert percent(Row("pgd", "accuracy", 0.8)) == "80.0 %"

@@ -1,0 +1,280 @@
+"""Training rules against naive loops, DP-SGD's promises measured, ensembles through the store."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from labkit.data import Dataset, Split
+from labkit.networks import build
+from labkit.params import Params
+from labkit.store import Store
+from labkit.training import REGIMES, Adversarial, Mean, Private, Recipe, epsilon, noise_multiplier, train
+from labkit.training.clipping import clipped_sum
+from labkit.training.ensemble import _batches, train_one
+
+CPU = torch.device("cpu")
+
+
+def toy(n=60, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 1, 28, 28), generator=g, dtype=torch.uint8)
+    labels = torch.arange(n) % 10
+    split = Split(pixels, labels)
+    return Dataset("toy", "toy", split, split, tuple("0123456789"), f"toy-{n}-{seed}")
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def naive_clipped_sum(model, x, y, clip):
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for i in range(len(x)):
+        loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        gradient = dict(zip(total, torch.autograd.grad(loss, list(model.parameters())), strict=True))
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
+        for name, g in gradient.items():
+            total[name] += g * min(1.0, clip / norm)
+    return total
+
+
+# Per-example clipping
+
+
+@settings(max_examples=12, deadline=None)
+@given(clip=st.floats(0.01, 10), n=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_clipped_sum_equals_the_naive_loop(clip, n, seed):
+    model = build(seed)
+    x = torch.rand(n, 1, 28, 28, generator=gen(seed))
+    y = torch.randint(0, 10, (n,), generator=gen(seed + 1))
+    expected = naive_clipped_sum(model, x, y, clip)
+    for name, value in clipped_sum(model, x, y, clip).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_clipped_sum_on_other_layers():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=False),
+        nn.GELU(),
+        nn.MaxPool2d(3),
+        nn.Flatten(),
+        nn.LazyLinear(10),
+    )
+    x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
+    model(x)
+    expected = naive_clipped_sum(model, x, y, 0.3)
+    for name, value in clipped_sum(model, x, y, 0.3).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_one_example_moves_the_sum_by_the_clip_at_most():
+    model, x, y = build(0), torch.rand(12, 1, 28, 28, generator=gen()), torch.arange(12) % 10
+    clip = 0.5
+    with_all, without = clipped_sum(model, x, y, clip), clipped_sum(model, x[1:], y[1:], clip)
+    moved = math.sqrt(sum(float((with_all[k] - without[k]).square().sum()) for k in with_all))
+    assert moved <= clip * (1 + 1e-5)
+    assert moved > 0.9 * clip  # a fresh network's gradients are longer than this
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3, padding="same"), nn.Conv1d(1, 1, 1), nn.PReLU()]
+)
+def test_layers_of_unknown_gradient_are_refused(layer):
+    with pytest.raises(TypeError, match="per-example gradients"):
+        clipped_sum(nn.Sequential(layer, nn.Flatten(), nn.Linear(784, 10)), torch.rand(2, 1, 28, 28), torch.arange(2), 1.0)
+
+
+def test_a_shared_layer_is_refused():
+    layer = nn.Linear(10, 10)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), layer, nn.ReLU(), layer)
+    with pytest.raises(TypeError, match="used twice"):
+        clipped_sum(model, torch.rand(2, 1, 28, 28), torch.arange(2), 1.0)
+
+
+# DP-SGD's rule
+
+
+def test_noise_has_the_scale_that_is_accounted():
+    model = build(0)
+    rule = Private(clip=0.7, noise_multiplier=1.3, expected_batch=50)
+    none = torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.long)  # an empty Poisson batch is noise alone
+    noise = torch.cat([g.flatten() for g in rule(model, *none, gen(1)).values()])
+    expected = 1.3 * 0.7 / 50
+    assert noise.std().item() == pytest.approx(expected, rel=0.01)
+    assert abs(noise.mean().item()) < 4 * expected / math.sqrt(noise.numel())
+    again = torch.cat([g.flatten() for g in rule(model, *none, gen(2)).values()])
+    assert abs(torch.corrcoef(torch.stack([noise, again]))[0, 1]) < 0.01
+
+
+def test_private_gradient_is_sum_plus_noise_over_expected_batch():
+    model, x, y = build(0), torch.rand(9, 1, 28, 28, generator=gen()), torch.arange(9)
+    quiet = Private(clip=0.5, noise_multiplier=1e-12, expected_batch=32, chunk=4)
+    expected = naive_clipped_sum(model, x, y, 0.5)
+    for name, value in quiet(model, x, y, gen()).items():
+        torch.testing.assert_close(value, expected[name] / 32, rtol=1e-4, atol=1e-6)
+
+
+def test_poisson_batches():
+    recipe = Recipe("dp", Mean(), 1, 100, 0.1, poisson=True)
+    sizes = torch.tensor([len(b) for b in _batches(recipe, 1000, 3000, gen())], dtype=torch.float64)
+    assert sizes.mean().item() == pytest.approx(100, abs=4 * math.sqrt(90 / 3000))
+    assert sizes.var().item() == pytest.approx(90, rel=0.12)  # n q (1 - q); shuffled batches would have 0
+    times = torch.zeros(1000)
+    for batch in _batches(recipe, 1000, 3000, gen(1)):
+        assert len(batch.unique()) == len(batch)
+        times[batch] += 1
+    assert times.var().item() == pytest.approx(3000 * 0.1 * 0.9, rel=0.2)
+
+
+def test_empty_poisson_batches_are_survived():
+    recipe = Recipe("dp", Private(1.0, 1.0, 1), epochs=1, batch_size=1, learning_rate=0.01, optimiser="sgd", poisson=True)
+    everyone = torch.ones(20, dtype=torch.bool)
+    assert any(len(b) == 0 for b in _batches(recipe, 20, 20, gen()))
+    model, _ = train_one(recipe, toy(20), everyone, 0, CPU)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+# Accounting. Published: Abadi et al. (2016), MNIST, q = 0.01, sigma = 4, 10 000 steps: 1.26 by moments.
+
+
+@pytest.mark.parametrize(
+    ("sigma", "q", "steps", "delta", "low", "high"),
+    [
+        (4.0, 0.01, 10_000, 1e-5, 0.8, 1.26),  # the moments accountant's published figure is an upper bound
+        (8.82, 8192 / 60_000, 293, 1e-5, 0.97, 1.03),  # tight (PLD) noise for epsilon 1, 2, 3, 8
+        (4.78, 8192 / 60_000, 293, 1e-5, 1.97, 2.05),
+        (3.39, 8192 / 60_000, 293, 1e-5, 2.97, 3.05),
+        (1.61, 8192 / 60_000, 293, 1e-5, 7.9, 8.1),
+    ],
+)
+def test_epsilon_against_published_pairs(sigma, q, steps, delta, low, high):
+    assert low <= epsilon(sigma, q, steps, delta) <= high
+    assert epsilon(sigma, q, steps, delta, accountant="rdp") >= epsilon(sigma, q, steps, delta) - 0.02
+
+
+def test_one_step_without_sampling_is_the_gaussian_mechanism():
+    # Balle and Wang (2018), theorem 8: delta(eps) = Phi(1/2s - eps s) - e^eps Phi(-1/2s - eps s).
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    sigma, delta = 2.0, 1e-5
+    exact = brentq(
+        lambda e: norm.cdf(0.5 / sigma - e * sigma) - math.exp(e) * norm.cdf(-0.5 / sigma - e * sigma) - delta, 0, 20
+    )
+    assert epsilon(sigma, 1.0, 1, delta) == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize("target", [1.0, 8.0])
+def test_noise_multiplier_inverts_epsilon(target):
+    sigma = noise_multiplier(target, 0.04, 200, 1e-5)
+    assert target - 0.06 <= epsilon(sigma, 0.04, 200, 1e-5) <= target
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0, 0.1, 10, 1e-5), (1, 0, 10, 1e-5), (1, 1.5, 10, 1e-5), (1, 0.1, -1, 1e-5), (1, 0.1, 10, 0)]
+)
+def test_accounting_refuses_what_has_no_meaning(arguments):
+    with pytest.raises(ValueError, match="must"):
+        epsilon(*arguments)
+
+
+# Adversarial training, and composition
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_adversarial_rule_is_its_inner_rule_at_attacked_inputs(spread):
+    seen = {}
+
+    class Spy:
+        def __call__(self, model, images, labels, generator):
+            seen["images"] = images
+            return Mean()(model, images, labels, generator)
+
+    model, x, y = build(3), torch.rand(16, 1, 28, 28, generator=gen()), torch.arange(16) % 10
+    rule = Adversarial(Spy(), eps=0.1, steps=4, spread=spread)
+    gradient = rule(model, x, y, gen(5))
+    attacked = seen["images"]
+    moved = (attacked - x).abs().flatten(1).amax(1)  # the radius of each image, unless the box cut it everywhere
+    assert moved.max() <= 0.1 * (1 + spread) + 1e-6
+    assert moved.min() >= 0.1 * (1 - spread) - 1e-6
+    assert (moved.std() > 0.01) == (spread > 0)
+    assert F.cross_entropy(model(attacked), y) > F.cross_entropy(model(x), y)
+    expected = Mean()(model, attacked, y, gen())
+    assert all(torch.equal(gradient[k], expected[k]) for k in expected)
+
+
+def test_adversarial_training_composes_with_privacy():
+    rule = Adversarial(Private(0.3, 1.0, 40), eps=0.1, steps=2)
+    recipe = Recipe("both", rule, 1, 20, 0.05, optimiser="sgd", poisson=True)
+    model, _ = train_one(recipe, toy(60), torch.ones(60, dtype=torch.bool), 0, CPU)
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert recipe.guarantee(60, 1e-5) == pytest.approx(epsilon(1.0, 1 / 3, 3, 1e-5))
+    assert replace(recipe, poisson=False).guarantee(60, 1e-5) is None  # shuffled batches prove nothing here
+
+
+# Ensembles
+
+
+def recipe_for(regime):
+    p = Params(train_size=200, train_steps=2, dp_epochs=1, dp_batch_size=32, batch_size=16)
+    return REGIMES[regime](p, 40, 2)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_model_does_not_depend_on_the_models_beside_it(regime, tmp_path):
+    data, members = toy(60), torch.rand(3, 60, generator=gen()) < 0.7
+    three = train(recipe_for(regime), data, members, seed=1, store=Store(tmp_path / "a"), device=CPU)
+    two = train(recipe_for(regime), data, members[:2], seed=1, store=Store(tmp_path / "b"), device=CPU)
+    for a, b in zip(three.states, two.states, strict=False):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not torch.equal(three.states[0]["head.1.weight"], three.states[1]["head.1.weight"])
+
+
+def test_asking_twice_trains_once_and_gives_the_same(tmp_path):
+    data, members, images = toy(60), torch.ones(1, 60, dtype=torch.bool), []
+    call = {"seed": 3, "store": Store(tmp_path), "device": CPU, "watch": True}
+    first = train(recipe_for("standard"), data, members, **call, tick=images.append)
+    trained = len(images)
+    second = train(recipe_for("standard"), data, members, **call, tick=images.append)
+    assert trained > 0
+    assert len(images) == trained
+    assert second.histories == first.histories
+    assert len(first.histories[0]) == 2
+    torch.testing.assert_close(first.logits(data.test), second.logits(data.test), rtol=0, atol=0)
+
+
+def test_a_model_learns_its_members_and_not_the_others(tmp_path):
+    data = toy(60)
+    members = torch.zeros(1, 60, dtype=torch.bool)
+    members[0, :30] = True
+    recipe = Recipe("standard", Mean(), 60, 10, 3e-3)
+    model = train(recipe, data, members, seed=0, store=Store(tmp_path), device=CPU)
+    right = (model.logits(data.train)[0].argmax(1) == data.train.labels).double()
+    assert right[:30].mean() == 1.0  # random pixels, learned by heart
+    assert right[30:].mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (torch.ones(1, 59, dtype=torch.bool), "need bool"),
+        (torch.ones(1, 60), "need bool"),
+        (torch.zeros(1, 60, dtype=torch.bool), "empty"),
+    ],
+)
+def test_members_that_do_not_fit(members, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(recipe_for("standard"), toy(60), members, seed=0, store=Store(tmp_path), device=CPU)
+
+
+def test_divergence_is_said(tmp_path):
+    recipe = Recipe("standard", Mean(), 3, 10, 1e30, optimiser="sgd")
+    with pytest.raises(FloatingPointError, match="lower"):
+        train_one(recipe, toy(60), torch.ones(60, dtype=torch.bool), 0, CPU)

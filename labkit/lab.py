@@ -121,8 +121,9 @@ class Lab:
     def classifiers(self, regime: str) -> Ensemble:
         """``seeds`` classifiers of a regime, each trained on all training images and watched on the test set."""
         everyone = torch.ones(self.params.seeds, len(self.data.train), dtype=torch.bool)
-        epochs = {"standard": self.params.epochs, "pgd": self.params.pgd_epochs}.get(regime, 0)
-        return self._train(regime, everyone, epochs, "classifiers", watch=True)
+        p = self.params
+        epochs = {"standard": p.epochs, "pgd": p.pgd_epochs, "dp": p.dp_epochs}
+        return self._train(regime, everyone, epochs[regime], "classifiers", watch=True)
 
     @cached_property
     def members(self) -> Tensor:
@@ -132,10 +133,11 @@ class Lab:
     def shadows(self, regime: str) -> Ensemble:
         """``shadow_models`` classifiers of a regime, each trained on its own random half: targets and shadows at once.
 
-        The standard ones train for ``shadow_epochs``, long enough to overfit; the others as :meth:`classifiers`.
+        The standard ones train for ``shadow_epochs``, long enough to overfit.
         """
-        epochs = {"standard": self.params.shadow_epochs, "pgd": self.params.pgd_epochs}.get(regime, 0)
-        return self._train(regime, self.members, epochs, "shadows")
+        p = self.params
+        epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}
+        return self._train(regime, self.members, epochs[regime], "shadows")
 
     def facts(self, ensemble: Ensemble) -> dict[str, float]:
         """What every row of a model says besides: of a private one its proved epsilon, and delta."""

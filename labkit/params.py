@@ -72,7 +72,7 @@ class Params(BaseModel):
     # Classifiers (01, 02)
     seeds: Int = Field(1, ge=1, le=100, description="models a regime, from different seeds")
     epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (standard)")
-    pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (pgd)")
+    pgd_epochs: Int = Field(24, ge=1, le=1000, description="passes over the training images (pgd)")
     batch_size: Int = Field(128, ge=8, le=16_384, description="images a step (standard, pgd)")
     learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (AdamW)")
     train_eps: Eps = Field(0.2, gt=0, description="mean radius of the attack trained against")
@@ -103,6 +103,8 @@ class Params(BaseModel):
     # Privacy (03, 06)
     shadow_models: Int = Field(8, ge=4, le=1024, description="models a regime, each on a random half")
     shadow_epochs: Int = Field(30, ge=1, le=1000, description="passes over its half, long enough to overfit (standard)")
+    shadow_pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over its half (pgd)")
+    shadow_dp_epochs: Int = Field(10, ge=1, le=1000, description="expected passes over its half (dp)")
 
     # Generative (04)
     cvae_epochs: Int = Field(30, ge=1, le=1000, description="passes over the half it is trained on")

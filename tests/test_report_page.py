@@ -116,7 +116,7 @@ class TestText:
         seen = index.overview(chapters, eps=0.1)
         assert [(c.title, c.condition) for c in seen.columns] == [
             ("Clean accuracy", ""),
-            ("Robust accuracy", "PGD, ε = 0.1"),
+            ("Robust accuracy", "PGD, ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.1"),
             ("Leakage: AUC", "LiRA"),
         ]
         values = {line.name: [c.value for c in line.cells] for line in seen.lines}

@@ -61,6 +61,11 @@ class Chapter:
         return self.name.split("_")[0].lstrip("0") or "0"
 
     @property
+    def short_title(self) -> str:
+        """The title up to its colon."""
+        return self.title.partition(":")[0]
+
+    @property
     def page(self) -> str:
         return f"{self.name}.html"
 

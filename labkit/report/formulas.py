@@ -29,7 +29,7 @@ def mathml(latex: str, *, display: bool = False) -> str:
     source = latex.strip()
     # Two forms that latex2mathml does not know, said in those that it does.
     known = re.sub(r"\{(align|gather)ed\}", r"{\1*}", source)
-    known = re.sub(r"\\arg\s*\\(max|min)\b", r"\\arg\1 ", known)
+    known = re.sub(r"\\arg\s*\\(max|min)(?![a-zA-Z])", r"\\arg\1 ", known)
     try:
         root = ElementTree.fromstring(convert(known, display="block" if display else "inline"))
     except Exception as error:

@@ -142,8 +142,8 @@ def _condition(
     if eps is not None:
         parts.append(f"ε = {eps:g}")
     if fpr is not None:
-        parts.append(f"at FPR {100 * fpr:g} %")
-    return ", ".join(parts)
+        parts.append(f"FPR {100 * fpr:g} %")
+    return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
 
 
 def _cell(row: Mapping[str, Any], column_rows: Sequence[Mapping[str, Any]], column: Column) -> Cell:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from labkit.params import Params
-from labkit.report.chapter import Chapter
-from labkit.report.markup import Heading, Prose, clean, code, printed, sentence, terminal
+from labkit.report.chapter import Chapter, Figure
+from labkit.report.markup import Prose, clean, code, printed, sentence, terminal
 from labkit.report.progress import duration
 
 _TEMPLATES = Path(__file__).parent / "template"
@@ -192,7 +192,7 @@ def _output(chapter: Chapter, place: tuple[int, int], output: dict[str, Any], pr
     )
 
 
-def _figure(figure: Any, css_class: str = "") -> Markup:
+def _figure(figure: Figure, css_class: str = "") -> Markup:
     """An image with its description; a wide one scrolls within itself on a narrow screen."""
     classes = " ".join(filter(None, [css_class, "wide" if (figure.width or 0) > _WIDE else ""]))
     width = Markup(' width="{}"').format(figure.width) if figure.width else Markup()
@@ -200,6 +200,3 @@ def _figure(figure: Any, css_class: str = "") -> Markup:
     return Markup('<figure class="{}"{}><img src="{}" alt="{}"{}></figure>').format(
         classes, scroll, figure.source, figure.alt, width
     )
-
-
-__all__ = ["Block", "Heading", "Parameter", "chapter_page", "declared_parameters", "escape", "plainly", "templates"]

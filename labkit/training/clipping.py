@@ -59,11 +59,9 @@ def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -
         if isinstance(layer, nn.Linear):  # a: [B, I], g: [B, O]
             squared += a.square().sum(1) * g.square().sum(1)
         else:  # a: [B, I, H, W], g: [B, O, H', W']
-            columns = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # [B, K, L]
-            g = backs[name] = g.flatten(2)  # [B, O, L]
-            each[name] = g @ columns.transpose(1, 2)  # [B, O, K]
-            squared += each[name].square().sum((1, 2))
-            g = g.sum(2)  # [B, O], the bias's gradient
+            each[name] = g.flatten(2) @ _patches(a, layer)  # [B, O, K]
+            squared += torch.linalg.vector_norm(each[name], dim=(1, 2)).square()
+            g = backs[name] = g.sum((2, 3))  # [B, O], the bias's gradient
         if layer.bias is not None:
             squared += g.square().sum(1)
     weight = (clip / squared.sqrt().clamp(min=1e-12)).clamp(max=1)  # [B]
@@ -72,13 +70,24 @@ def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -
     for name in names:
         layer, a, g = layers[name], inputs[name], backs[name]
         if name in each:
-            total[f"{name}.weight"] = (weight @ each[name].flatten(1)).view(layer.weight.shape)
-            g = g.sum(2)
+            out, inside, *kernel = layer.weight.shape
+            total[f"{name}.weight"] = (weight @ each[name].flatten(1)).view(out, *kernel, inside).permute(0, 3, 1, 2)
         else:
             total[f"{name}.weight"] = (weight[:, None] * g).T @ a
         if layer.bias is not None:
             total[f"{name}.bias"] = weight @ g
     return total
+
+
+def _patches(a: Tensor, layer: nn.Conv2d) -> Tensor:
+    """What each output pixel of a convolution saw: [B, I, H, W] to [B, H' W', K], K running over kernel, then channels.
+
+    Channels last make this a copy of long runs: measured on a CPU, half the time of ``F.unfold``.
+    """
+    (high, wide), (down, across) = layer.padding, layer.stride
+    a = F.pad(a, (wide, wide, high, high)).permute(0, 2, 3, 1)  # [B, H, W, I]
+    windows = a.unfold(1, layer.kernel_size[0], down).unfold(2, layer.kernel_size[1], across)  # [B, H', W', I, k, k]
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(len(a), windows.shape[1] * windows.shape[2], -1)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -87,11 +96,15 @@ def _layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     for name, module in model.named_modules():
         if not any(True for _ in module.parameters(recurse=False)):
             continue
-        known = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        if not known or isinstance(getattr(module, "padding", 0), str):
+        known = isinstance(module, nn.Linear) or (
+            isinstance(module, nn.Conv2d)
+            and (module.groups, module.dilation, module.padding_mode) == (1, (1, 1), "zeros")
+            and not isinstance(module.padding, str)
+        )
+        if not known:
             raise TypeError(
                 f"layer {name!r} ({module}) has parameters, and per-example gradients are known only for nn.Linear and "
-                "nn.Conv2d without groups and with numeric padding; use those"
+                "nn.Conv2d without groups or dilation and with numeric zero padding; use those"
             )
         layers[name] = module
     return layers

@@ -160,6 +160,9 @@ def train_one(
     history = []
     for step, batch in enumerate(_batches(recipe, len(mine), steps, order), start=1):
         images, labels = data.train.batch(mine[batch.to(device)])
+        if recipe.mirror:
+            coin = torch.rand(len(images), 1, 1, 1, generator=noise, device=device)
+            images = torch.where(coin < 0.5, images.flip(3), images)
         with training_precision(device) if not recipe.poisson else torch.enable_grad():
             gradient = recipe.rule(model, images, labels, noise)
         for name, parameter in model.named_parameters():

@@ -20,7 +20,9 @@ class Recipe:
         epochs: (expected) passes over the members.
         batch_size: images a step; under Poisson sampling, expected.
         learning_rate: peak of the schedule.
-        optimiser: ``adamw`` (linear up over a fifth of the steps, and down to zero) or ``sgd`` (momentum 0.9, constant and then linearly to zero).
+        optimiser: ``adamw`` (linear up over a fifth of the steps, then down to zero) or ``sgd`` (momentum 0.9,
+            constant over half of the steps, then linearly down to zero).
+        mirror: each image of a batch is mirrored left to right with probability one half.
         poisson: every member enters every batch independently with rate batch_size / members.
     """
 
@@ -31,6 +33,7 @@ class Recipe:
     learning_rate: float
     optimiser: str = "adamw"
     poisson: bool = False
+    mirror: bool = False
 
     def steps(self, members: int) -> int:
         """Gradient steps on ``members`` training images."""
@@ -57,16 +60,15 @@ def standard(p: Params, members: int, epochs: int) -> Recipe:
 def pgd(p: Params, members: int, epochs: int) -> Recipe:
     """PGD adversarial training (Madry et al. 2018)."""
     rule = Adversarial(Mean(), p.train_eps, p.train_steps, p.train_spread)
-    return Recipe("pgd", rule, epochs, min(p.batch_size, members), p.learning_rate)
+    return Recipe("pgd", rule, epochs, min(p.batch_size, members), p.learning_rate, mirror=True)
 
 
 def dp(p: Params, members: int, epochs: int) -> Recipe:
-    """DP-SGD (Abadi et al. 2016) at the least noise that keeps ``dp_epsilon``; runs ``dp_epochs`` always."""
+    """DP-SGD (Abadi et al. 2016), with the least noise that keeps ``dp_epsilon`` over all its steps."""
     batch = min(p.dp_batch_size, members)
-    steps = Recipe("dp", Mean(), p.dp_epochs, batch, 0.0, poisson=True).steps(members)
-    noise = noise_multiplier(p.dp_epsilon, batch / members, steps, p.dp_delta)
-    rule = Private(p.dp_clip, noise, batch)
-    return Recipe("dp", rule, p.dp_epochs, batch, p.dp_learning_rate, optimiser="sgd", poisson=True)
+    steps = Recipe("dp", Mean(), epochs, batch, p.dp_learning_rate, poisson=True).steps(members)
+    rule = Private(p.dp_clip, noise_multiplier(p.dp_epsilon, batch / members, steps, p.dp_delta), batch)
+    return Recipe("dp", rule, epochs, batch, p.dp_learning_rate, optimiser="sgd", poisson=True)
 
 
 REGIMES: dict[str, Callable[[Params, int, int], Recipe]] = {"standard": standard, "pgd": pgd, "dp": dp}

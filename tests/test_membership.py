@@ -1,0 +1,243 @@
+"""Membership attacks against closed forms, other libraries, and logits built by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from labkit.membership import (
+    ATTACKS,
+    accuracy_at,
+    audit,
+    dp_region,
+    features,
+    halves,
+    learned,
+    lira,
+    log_odds,
+    rmia,
+    roc,
+)
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian_ensemble(models=64, images=2000, shift=1.0, seed=0):
+    """Two-class logits whose log-odds are N(mu_x, 1) for non-members and N(mu_x + shift, 1) for members.
+
+    The likelihood ratio is then known: its AUC is Phi(shift / sqrt 2).
+    """
+    g = gen(seed)
+    members = halves(models, images, g)
+    difficulty = 3 * torch.randn(images, generator=g, dtype=torch.float64)
+    odds = difficulty + shift * members + torch.randn(models, images, generator=g, dtype=torch.float64)
+    labels = torch.randint(0, 2, (images,), generator=g)
+    signed = torch.where(labels == 1, odds, -odds)
+    logits = torch.stack([torch.zeros_like(signed), signed], -1)  # [M, N, 2]
+    return logits, labels, members
+
+
+# ROC
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=arrays(np.float64, st.integers(4, 60), elements=st.integers(-5, 5).map(float)),
+    seed=st.integers(0, 1000),
+)
+def test_roc_agrees_with_scikit_learn(scores, seed):
+    truth = np.random.default_rng(seed).integers(0, 2, len(scores)).astype(bool)
+    truth[:2] = [True, False]
+    ours = roc(scores, truth)
+    assert ours.auc == pytest.approx(roc_auc_score(truth, scores))
+    fpr, tpr, thresholds = roc_curve(truth, scores, drop_intermediate=False)
+    np.testing.assert_allclose(ours.fpr, fpr)
+    np.testing.assert_allclose(ours.tpr, tpr)
+    np.testing.assert_allclose(ours.thresholds, thresholds)
+    assert ours.balanced_accuracy == pytest.approx(((tpr + 1 - fpr) / 2).max())
+    assert accuracy_at(ours.best_threshold, scores, truth) == pytest.approx(ours.balanced_accuracy)
+    for level in (0.0, 0.1, 0.5, 1.0):
+        assert ours.tpr_at(level) == pytest.approx(tpr[fpr <= level].max())
+
+
+def test_roc_by_hand():
+    curve = roc([4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0])
+    assert curve.auc == 0.75
+    assert curve.tpr_at(0.0) == 0.5
+    assert curve.tpr_at(0.49) == 0.5
+    assert curve.tpr_at(0.5) == 1.0
+    assert roc([1.0, 1.0, 1.0], [1, 0, 0]).auc == 0.5
+    assert roc([math.inf, 0.0], [1, 0]).auc == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "members", "message"),
+    [
+        ([1.0, float("nan")], [1, 0], "NaN"),
+        ([1.0, 2.0], [1, 1], "needs both"),
+        ([1.0, 2.0], [0, 0], "needs both"),
+        ([1.0, 2.0], [1, 0, 1], "equally long"),
+        ([[1.0, 2.0]], [[1, 0]], "one-dimensional"),
+        ([1.0, 2.0], [1, 2], "True or False"),
+    ],
+)
+def test_roc_refuses(scores, members, message):
+    with pytest.raises(ValueError, match=message):
+        roc(scores, members)
+
+
+def test_dp_region_is_reached_by_randomised_response_and_by_nothing_else():
+    epsilon = 1.5
+    p = math.exp(epsilon) / (1 + math.exp(epsilon))  # tells the truth with probability p
+    assert dp_region(1 - p, epsilon, 0.0) == pytest.approx(p)
+    grid = np.linspace(0, 1, 50)
+    assert dp_region(grid, 0.0, 0.0) == pytest.approx(grid)
+    assert (np.diff(dp_region(grid, epsilon, 1e-5)) >= 0).all()
+    # A Gaussian mechanism with this noise is (1, 1e-5)-private: its own ROC must lie inside.
+    sigma = math.sqrt(2 * math.log(1.25 / 1e-5))
+    tpr = norm.cdf(norm.ppf(grid[1:-1]) + 1 / sigma)
+    assert (tpr <= dp_region(grid[1:-1], 1.0, 1e-5) + 1e-12).all()
+
+
+# Signals
+
+
+def test_log_odds_equals_its_definition_and_does_not_overflow():
+    logits = torch.randn(50, 10, generator=gen(), dtype=torch.float64)
+    labels = torch.arange(50) % 10
+    p = logits.softmax(1)[torch.arange(50), labels]
+    torch.testing.assert_close(log_odds(logits, labels), (p / (1 - p)).log())
+    extreme = torch.tensor([[1000.0, -1000.0], [-1000.0, 1000.0]])
+    assert log_odds(extreme, torch.tensor([0, 0])).tolist() == [2000.0, -2000.0]
+
+
+def test_features_by_hand():
+    logits = torch.tensor([[[2.0, 0.0, 0.0]]], dtype=torch.float64).log_softmax(-1)
+    p = math.exp(2) / (math.exp(2) + 2)
+    q = (1 - p) / 2
+    loss, confidence, entropy, margin, right = features(logits, torch.tensor([0]))[0, 0].tolist()
+    assert (loss, confidence, margin, right) == pytest.approx((-math.log(p), p, 2.0, 1.0))
+    assert entropy == pytest.approx(-(p * math.log(p) + 2 * q * math.log(q)))
+    assert features(torch.tensor([[[500.0, -500.0]]]), torch.tensor([1])).isfinite().all()
+
+
+# Attacks
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.5])
+def test_lira_reaches_the_known_likelihood_ratio(shift):
+    logits, labels, members = gaussian_ensemble(models=160, images=4000, shift=shift)
+    exact = norm.cdf(shift / math.sqrt(2))
+    values = [roc(lira(logits, labels, members, t), members[t]).auc for t in range(4)]
+    assert np.mean(values) == pytest.approx(exact, abs=0.01)
+
+
+def test_lira_by_hand():
+    # One image, log-odds 1, 3 under IN shadows and -1, -3 under OUT ones: unit-like variances 2 (one lost degree each).
+    odds = torch.tensor([[2.0], [1.0], [3.0], [-1.0], [-3.0]], dtype=torch.float64)
+    logits = torch.stack([odds, torch.zeros_like(odds)], -1)
+    members = torch.tensor([[True], [True], [True], [False], [False]])
+    expected = norm.logpdf(2, 2, math.sqrt(2)) - norm.logpdf(2, -2, math.sqrt(2))
+    assert lira(logits, torch.tensor([0]), members, 0).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_reads_the_targets_own_membership(name):
+    logits, labels, members = gaussian_ensemble(models=8, images=300)
+    flipped = members.clone()
+    flipped[2] = ~flipped[2]
+    torch.testing.assert_close(
+        ATTACKS[name](logits, labels, members, 2), ATTACKS[name](logits, labels, flipped, 2), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("models", [4, 8])
+def test_every_attack_scores_one_half_where_there_is_nothing_to_find(name, models):
+    """Also with few shadows, where a design that balances the columns would betray the target's membership."""
+    aucs = []
+    for seed in range(6):
+        logits, labels, members = gaussian_ensemble(models=models, images=1500, shift=0.0, seed=seed)
+        aucs += [r.auc for r in audit(name, logits, labels, members).rocs]
+    assert abs(np.mean(aucs) - 0.5) < 4 * np.std(aucs) / math.sqrt(len(aucs)) + 1e-9
+
+
+def test_calibrated_attacks_beat_the_uncalibrated_ones():
+    logits, labels, members = gaussian_ensemble(models=32, images=2000, shift=1.0)
+    auc = {name: np.mean([r.auc for r in audit(name, logits, labels, members).rocs]) for name in ATTACKS}
+    assert auc["lira"] > auc["loss"] + 0.1  # difficulty varies three times as much as membership shifts
+    assert auc["rmia"] > auc["loss"] + 0.05
+    assert auc["learned"] >= auc["threshold"] - 0.01
+
+
+def test_rmia_ranks_as_its_definition_says():
+    logits, labels, members = gaussian_ensemble(models=10, images=200)
+    p = logits.softmax(-1).gather(-1, labels.expand(10, -1).unsqueeze(-1)).squeeze(-1)  # [M, N]
+    others, seen = p[1:], members[1:]
+    mixed = torch.stack([(others[seen[:, x], x].mean() + others[~seen[:, x], x].mean()) / 2 for x in range(200)])
+    ratio = p[0] / mixed
+    for gamma in (1.0, 2.0):
+        expected = (ratio[:, None] / ratio[None, :] >= gamma).double().mean(1)
+        torch.testing.assert_close(rmia(logits, labels, members, 0, gamma=gamma), expected, rtol=0, atol=0.0051)
+
+
+def test_learned_attacker_finds_what_its_features_show():
+    logits, labels, members = gaussian_ensemble(models=8, images=2000, shift=4.0)
+    assert roc(learned(logits, labels, members, 0), members[0]).auc > 0.7
+
+
+def test_balanced_accuracy_uses_thresholds_of_other_models():
+    logits, labels, members = gaussian_ensemble(models=6, images=400, shift=1.0)
+    done = audit("loss", logits, labels, members)
+    oracle = [r.balanced_accuracy for r in done.rocs]
+    assert all(a <= b + 1e-12 for a, b in zip(done.accuracies, oracle, strict=True))
+    assert np.mean(done.accuracies) < np.mean(oracle)
+
+
+def test_images_that_all_shadows_saw_carry_no_evidence():
+    logits, labels, members = gaussian_ensemble(models=6, images=50)
+    members[1:, 0] = True
+    members[1:, 1] = False
+    assert lira(logits, labels, members, 0)[:2].tolist() == [0.0, 0.0]
+    assert rmia(logits, labels, members, 0).isfinite().all()
+    members[1:] = True
+    with pytest.raises(ValueError, match="more of them"):
+        lira(logits, labels, members, 0)
+
+
+@pytest.mark.parametrize("attack", [lira, rmia, learned])
+def test_shapes_that_do_not_fit(attack):
+    logits, labels, members = gaussian_ensemble(models=6, images=50)
+    with pytest.raises(ValueError, match="need bool"):
+        attack(logits, labels, members[:, :-1], 0)
+    with pytest.raises(ValueError, match="need bool"):
+        attack(logits, labels, members.double(), 0)
+    with pytest.raises(ValueError, match="none of the 6 models"):
+        attack(logits, labels, members, 6)
+
+
+# Halves
+
+
+@settings(max_examples=20, deadline=None)
+@given(models=st.integers(4, 12), images=st.integers(2, 301), seed=st.integers(0, 100))
+def test_halves_are_halves(models, images, seed):
+    members = halves(models, images, gen(seed))
+    assert members.shape == (models, images)
+    assert (members.sum(1) == images // 2).all()
+    assert torch.equal(members, halves(models, images, gen(seed)))
+
+
+def test_halves_are_independent():
+    members = halves(200, 400, gen()).double()
+    assert members.mean(0).std().item() == pytest.approx(math.sqrt(0.25 / 200), rel=0.15)  # binomial columns
+    with pytest.raises(ValueError, match="at least 4"):
+        halves(3, 10, gen())

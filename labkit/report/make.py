@@ -57,7 +57,8 @@ def _run(plan: Plan, target: Path, stream: TextIO) -> list[Outcome]:
             # One more than there are: papermill adds a cell with the parameters.
             cells = len(nbformat.read(source, as_version=4).cells) + 1
             progress.start(source.stem, position, len(plan.notebooks), cells)
-            parameters = plan.params.model_dump()
+            # What `auto` found is settled once: the chapters of one report must not differ in their data.
+            parameters = plan.params.model_dump() | {"dataset": plan.facts["dataset"]}
             outcome = run_notebook(source, target / source.name, parameters, progress, plan.params.cell_timeout)
             progress.finish(outcome)
             outcomes.append(outcome)

@@ -1,0 +1,59 @@
+"""The house as the README draws it: imports run downward only."""
+
+import ast
+from pathlib import Path
+
+import labkit
+
+FLOORS = [
+    ["params", "device", "intervals", "store", "results", "networks"],
+    ["attacks", "data"],
+    ["mixture", "membership", "training", "generative"],
+    ["measure", "plots"],
+    ["display"],
+    ["lab"],
+    ["report"],
+    ["cli"],
+]
+HOUSE = Path(labkit.__file__).parent
+
+
+def room(module):
+    return module.split(".")[1] if module.startswith("labkit.") else None
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (
+                f"{node.module}.{alias.name}" if node.module == "labkit" else node.module for alias in node.names
+            )
+
+
+def test_imports_run_downward_only():
+    height = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    upward = []
+    for path in sorted(HOUSE.rglob("*.py")):
+        here = path.relative_to(HOUSE).parts[0].removesuffix(".py")
+        if here in ("__init__", "__main__"):
+            continue
+        for module in imports(path):
+            there = room(module)
+            if there in height and there != here and height[there] > height[here]:
+                upward.append(f"{path.relative_to(HOUSE)} imports {module}")
+        assert here in height, f"{here} has no floor: draw it into the picture"
+    assert upward == []
+
+
+def test_the_readme_draws_every_room():
+    drawn = (HOUSE.parent / "README.md").read_text()
+    for names in FLOORS:
+        for name in names:
+            assert f"  {name}.py" in drawn or f"  {name}/" in drawn, name
+
+
+def test_no_room_is_crowded():
+    long = {str(p.relative_to(HOUSE)): n for p in HOUSE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 300}
+    assert long == {}

@@ -1,0 +1,104 @@
+"""Rows from outcomes: values, and the interval that fits."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
+
+from labkit import measure
+from labkit.intervals import clopper_pearson, wilson
+from labkit.membership import audit, halves
+from labkit.results import Row
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_one_model_gets_wilson_over_examples():
+    outcomes = torch.tensor([[True] * 30 + [False] * 10])
+    row = measure.fraction("standard", "accuracy", outcomes, eps=0.1)
+    assert (row.value, row.n, row.interval, row.extra["eps"]) == (0.75, 40, "wilson", 0.1)
+    assert (row.low, row.high) == wilson(30, 40)
+
+
+def test_several_models_get_student_t_over_models():
+    outcomes = torch.rand(5, 200, generator=gen()) < 0.8
+    row = measure.fraction("standard", "accuracy", outcomes)
+    each = outcomes.double().mean(1).numpy()
+    low, high = stats.t.interval(0.95, 4, each.mean(), stats.sem(each))
+    assert (row.value, row.low, row.high) == pytest.approx((each.mean(), low, high))
+    assert row.interval == "student-t"
+    assert row.extra["models"] == 5
+
+
+def test_utility_is_accuracy_and_cross_entropy():
+    logits, labels = torch.randn(1, 50, 10, generator=gen()), torch.arange(50) % 10
+    accuracy, loss = measure.utility("standard", logits, labels)
+    assert accuracy.value == pytest.approx((logits[0].argmax(1) == labels).double().mean().item())
+    assert loss.value == pytest.approx(F.cross_entropy(logits[0], labels).item(), rel=1e-5)
+    assert loss.low < loss.value < loss.high
+
+
+def test_leakage_has_a_row_a_figure_over_all_targets():
+    members = halves(6, 400, gen())
+    logits = torch.randn(6, 400, 2, generator=gen(1)) + torch.stack([members, ~members], -1)
+    done = audit("loss", logits, torch.zeros(400, dtype=torch.long), members)
+    rows = measure.leakage("standard", done, epsilon=8.0)
+    named = {(r.metric, r.extra.get("fpr")): r for r in rows}
+    assert set(named) == {("mia_auc", None), ("mia_accuracy", None), ("mia_tpr", 0.01), ("mia_tpr", 0.001)}
+    assert named["mia_auc", None].value == pytest.approx(np.mean([r.auc for r in done.rocs]))
+    assert named["mia_auc", None].low > 0.5  # members do have the lower loss here
+    assert all(r.extra["attack"] == "loss" and r.extra["epsilon"] == 8.0 for r in rows)
+
+
+def test_single_target_covers_one_half_for_noise_and_is_exact_for_the_tail():
+    members = halves(4, 2000, gen())[0]
+    auc, one_percent, _ = measure.single_target("cvae", torch.rand(2000, generator=gen(3)), members, seed=0)
+    assert auc.low < 0.5 < auc.high
+    assert auc.high - auc.low == pytest.approx(4 * 0.0129, rel=0.2)  # Mann-Whitney: sd = sqrt((n+m+1)/(12 n m))
+    hits = round(one_percent.value * 1000)
+    assert (one_percent.low, one_percent.high) == clopper_pearson(hits, 1000)
+
+
+class Brightness(nn.Module):
+    def forward(self, images):
+        mean = images.mean((1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def test_survivors_attacks_only_what_stands():
+    images = torch.linspace(0.1, 0.9, 9).view(9, 1, 1, 1).expand(9, 1, 28, 28)
+    labels = (images.mean((1, 2, 3)) > 0.5).long()
+    standing = torch.ones(1, 9, dtype=torch.bool)
+    standing[0, 0] = False
+    sizes = []
+
+    def towards_grey(model, x, y):
+        sizes.append(len(x))
+        return x + 0.25 * torch.where(y == 1, -1.0, 1.0).view(-1, 1, 1, 1)
+
+    left = measure.survivors([Brightness()], towards_grey, images, labels, standing)
+    assert sizes == [8]
+    assert left[0].tolist() == [False, True, False, False, False, False, False, True, True]
+    assert standing[0].sum() == 8  # the argument is left alone
+
+
+def test_rows_are_rows():
+    assert isinstance(measure.mean("pgd", "train_seconds", [1.0, 2.0]), Row)
+    assert measure.mean("pgd", "train_seconds", [1.0]).low is None
+
+
+def test_interval_of_leakage_covers_one_half_where_nothing_leaks():
+    """Shadows are shared, so the targets' plain spread would cover far too seldom."""
+    covered, narrow, runs = 0, 0, 150
+    for seed in range(runs):
+        members = halves(8, 300, gen(seed))
+        logits = torch.randn(8, 300, 2, generator=gen(1000 + seed), dtype=torch.float64)
+        auc = measure.leakage("standard", audit("lira", logits, torch.zeros(300, dtype=torch.long), members))[0]
+        covered += auc.low <= 0.5 <= auc.high
+        narrow += abs(auc.value - 0.5) <= (auc.high - auc.low) / 2 / 2**0.5
+    assert covered / runs >= 0.91
+    assert narrow / runs < 0.91

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from labkit.results import MIME, Check, Row, bundle
 
+MOST_OPEN = 10  # a longer table is folded away: its figures and sentences are what is read first
 _COLUMNS_LAST = ("value", "low", "high", "n", "interval")
 
 
@@ -33,8 +34,12 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     kind = {n: ' class="num"' if n in numbers else "" for n in names}
     head = "".join(f"<th{kind[n]}>{html.escape(n.replace('_', ' '))}</th>" for n in names)
     body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f'<table class="rows">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    folded = len(dicts) > MOST_OPEN
+    title = f"<caption>{html.escape(caption)}</caption>" if caption and not folded else ""
+    table = f'<table class="rows">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    if not folded:
+        return table
+    return f"<details><summary>{html.escape(caption or 'rows')} ({len(dicts)} rows)</summary>{table}</details>"
 
 
 def show_rows(rows: Sequence[Row], caption: str = "") -> None:

@@ -7,6 +7,7 @@ its own entry in the store, and a run that is killed goes on with the next model
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -199,7 +200,8 @@ def _optimiser(
     if recipe.optimiser == "adamw":
         optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate)
         rise = max(1, steps // 5)
-        course = lambda t: min((t + 1) / rise, (steps - t) / max(1, steps - rise))  # noqa: E731
+        fall = max(1, steps - rise)
+        course = lambda t: min((t + 1) / rise, (1 + math.cos(math.pi * max(0, t - rise) / fall)) / 2)  # noqa: E731
     else:
         optimiser = torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9)
         course = lambda t: min(1.0, 2 * (1 - t / steps))  # noqa: E731

@@ -20,7 +20,7 @@ class Recipe:
         epochs: (expected) passes over the members.
         batch_size: images a step; under Poisson sampling, expected.
         learning_rate: peak of the schedule.
-        optimiser: ``adamw`` (linear up over a fifth of the steps, then down to zero) or ``sgd`` (momentum 0.9,
+        optimiser: ``adamw`` (linear up over a fifth of the steps, then a half cosine to zero) or ``sgd`` (momentum 0.9,
             constant over half of the steps, then linearly down to zero).
         mirror: each image of a batch is mirrored left to right with probability one half.
         poisson: every member enters every batch independently with rate batch_size / members.

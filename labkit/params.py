@@ -72,7 +72,7 @@ class Params(BaseModel):
     # Classifiers (01, 02)
     seeds: Int = Field(1, ge=1, le=100, description="models a regime, from different seeds")
     epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (standard)")
-    pgd_epochs: Int = Field(24, ge=1, le=1000, description="passes over the training images (pgd)")
+    pgd_epochs: Int = Field(30, ge=1, le=1000, description="passes over the training images (pgd)")
     batch_size: Int = Field(128, ge=8, le=16_384, description="images a step (standard, pgd)")
     learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (AdamW)")
     train_eps: Eps = Field(0.2, gt=0, description="mean radius of the attack trained against")

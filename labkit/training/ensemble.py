@@ -65,7 +65,7 @@ class Ensemble:
         """One of the models, in eval mode, parameters frozen."""
         model = CompactCNN()
         model.load_state_dict(self.states[index])
-        return model.to(self.device).eval().requires_grad_(False)
+        return model.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def models(self) -> Iterator[nn.Module]:
         """The models, one after another."""

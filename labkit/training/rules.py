@@ -55,7 +55,8 @@ class Adversarial:
     Attributes:
         rule: makes the gradient.
         eps: mean l-infinity radius on pixels in [0, 1].
-        steps: PGD steps from a random start, each 2.5 radii / steps long.
+        steps: PGD steps from a random start, each 1.5 radii / steps long: longer steps jump from corner to corner of the
+            ball, and can leave a network whose gradients mislead the attack instead of one that withstands it.
         spread: each image's radius is drawn uniformly from eps (1 - spread) to eps (1 + spread). At 0 all radii are
             ``eps``; a network then learns that very radius, and falls apart a little beyond it.
     """
@@ -71,7 +72,7 @@ class Adversarial:
 
         radius = self.eps * (1 + self.spread * uniform(len(images), 1, 1, 1))  # [B, 1, 1, 1]
         start = (images + radius * uniform(*images.shape)).clamp(0, 1)
-        attacked = ascend(model, images, labels, radius, self.steps, 2.5 * radius / self.steps, start)
+        attacked = ascend(model, images, labels, radius, self.steps, 1.5 * radius / self.steps, start)
         return self.rule(model, attacked, labels, generator)
 
 

@@ -55,8 +55,8 @@ class Adversarial:
     Attributes:
         rule: makes the gradient.
         eps: mean l-infinity radius on pixels in [0, 1].
-        steps: PGD steps from a random start, each 1.5 radii / steps long: longer steps jump from corner to corner of the
-            ball, and can leave a network whose gradients mislead the attack instead of one that withstands it.
+        steps: PGD steps from a random start, each 1.5 radii / steps long. Longer steps jump from corner to corner of
+            the ball, and can leave a network whose gradients mislead the attack instead of one that withstands it.
         spread: each image's radius is drawn uniformly from eps (1 - spread) to eps (1 + spread). At 0 all radii are
             ``eps``; a network then learns that very radius, and falls apart a little beyond it.
     """

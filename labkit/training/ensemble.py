@@ -24,7 +24,10 @@ from labkit.store import Store, code_version
 from labkit.training.regimes import Recipe
 
 # Whatever can change the outcome of a training, apart from the recipe, the data and the seed.
-CODE = tuple(f"labkit.{m}" for m in ("attacks", "device", "networks", "training.ensemble", "training.rules"))
+CODE = tuple(
+    f"labkit.{module}"
+    for module in ("attacks", "device", "networks", "training.clipping", "training.ensemble", "training.rules")
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ READY := .venv/.ready
 .PHONY: report test lab clean
 
 report: $(READY)
-	$(BIN)/labkit report $(PARAMS)
+	$(BIN)/labkit report "$(PARAMS)"
 
 test: $(READY)
 	$(BIN)/ruff check .
@@ -21,7 +21,7 @@ test: $(READY)
 	$(BIN)/pytest
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks
+	LABKIT_START="$(CURDIR)" $(BIN)/jupyter lab notebooks
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -30,6 +30,6 @@ clean:
 # The stamp is older than what decides the dependencies: install again. An install that was cut short leaves no stamp.
 $(READY): pyproject.toml constraints.txt
 	rm -f $@
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

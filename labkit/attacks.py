@@ -128,7 +128,8 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         x = images.detach().requires_grad_()
         # The sum, not the mean: an image's gradient must not shrink with the batch it is in.
         loss = F.cross_entropy(model(x), labels, reduction="sum")
-        return torch.autograd.grad(loss, x)[0]
+        # Where the loss has no slope (0 / 0 in the model), the attack stays where it is.
+        return torch.autograd.grad(loss, x)[0].nan_to_num(0.0)
 
 
 @torch.no_grad()

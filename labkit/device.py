@@ -17,9 +17,12 @@ def resolve(name: str = "auto") -> torch.device:
         RuntimeError: ``cuda`` was asked for and there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device: 'cuda' was asked for, but torch sees no GPU here; use device: auto or cpu")
+    if name == "cuda":
+        # What is reported is float32; TF32 would keep 10 bits of its 23.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(name)
 
 

@@ -142,12 +142,13 @@ class Lab:
     def facts(self, ensemble: Ensemble) -> dict[str, float]:
         """What every row of a model says besides: of a private one its proved epsilon, and delta."""
         delta = self.params.dp_delta
-        proved = ensemble.recipe.guarantee(int(ensemble.members[0].sum()), delta)
+        proved = ensemble.recipe.guarantee(delta)
         return {} if proved is None else {"epsilon": proved, "delta": delta}
 
     def _train(self, regime: str, members: Tensor, epochs: int, purpose: str, watch: bool = False) -> Ensemble:
         if (regime, purpose) not in self._ensembles:
-            size = int(members[0].sum())
+            # The expected number of members, a public constant; the number drawn is private.
+            size = len(self.data.train) if members.all() else len(self.data.train) // 2
             recipe = REGIMES[regime](self.params, size, epochs)
             total = len(members) * recipe.steps(size) * recipe.batch_size
             with tqdm(total=total, desc=f"{regime} {purpose}", unit="img", leave=False, disable=not _watched()) as bar:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from labkit.attacks import correct
 from labkit.intervals import bootstrap, student_t, wilson
-from labkit.membership import Audit, roc
+from labkit.membership import SHADOWLESS, Audit, roc
 from labkit.results import Row, row
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> attacked images
@@ -65,13 +65,16 @@ def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Ro
 def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
     """What an attack learns from M targets: AUC, balanced accuracy, TPR at low FPR; intervals over targets.
 
-    The balanced accuracy is at a threshold from the other models. Two models meet twice, each once as the target and
-    once as a shadow, and both times their chance agreement counts alike: where nothing leaks, the variance of the
-    mean over targets is twice what their spread suggests. So the Student t interval is widened by sqrt(2); where
-    much leaks this is too wide rather than too narrow. It says how models vary, not how pools of images do.
+    The balanced accuracy is at a threshold from another model. Where shadows are used, two models meet twice, each
+    once as the target and once as a shadow, and both times their chance agreement counts alike: where nothing leaks,
+    the variance of the mean over M targets is 2 (M - 1) / (M - 2) times what their spread suggests. The Student t
+    interval is widened accordingly; where much leaks that is too wide rather than too narrow. It says how models
+    vary, not how pools of images do.
     """
     facts |= {"attack": audit.attack}
-    n = audit.scores.shape[1]
+    m, n = audit.scores.shape
+    shared = audit.attack not in SHADOWLESS
+    widening = math.sqrt(2 * (m - 1) / (m - 2)) if shared else 1.0
     named: list[tuple[str, list[float], dict]] = [
         ("mia_auc", [r.auc for r in audit.rocs], {}),
         ("mia_accuracy", audit.accuracies, {}),
@@ -80,7 +83,7 @@ def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
     rows = []
     for metric, values, more in named:
         centre = float(np.mean(values))
-        half = math.sqrt(2) * (student_t(values)[1] - centre)
+        half = widening * (student_t(values)[1] - centre)
         bounds = max(0.0, centre - half), min(1.0, centre + half)
         rows.append(
             row(
@@ -90,7 +93,7 @@ def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
                 bounds,
                 n=n,
                 models=len(values),
-                interval="student-t, shared shadows",
+                interval="student-t, shared shadows" if shared else "student-t",
                 **facts,
                 **more,
             )

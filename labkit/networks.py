@@ -45,5 +45,5 @@ class CompactCNN(nn.Module):
 def build(seed: int) -> CompactCNN:
     """A fresh classifier whose weights depend on ``seed`` alone; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
         return CompactCNN()

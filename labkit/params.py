@@ -141,8 +141,8 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
         values = given.get(name)
         if isinstance(values, list) and sorted(set(values)) != values:
             problems.append(f"{name}: {values} must ascend, without repeats; sort it")
-    train_size, delta = number("train_size"), number("dp_delta")
-    if train_size and delta and delta >= 1 / train_size:
+    train_size, delta = number("train_size") or 60_000, number("dp_delta")
+    if delta and delta >= 1 / train_size:
         problems.append(
             f"dp_delta: {delta:g} is not below 1/train_size = {1 / train_size:.2g}, "
             "which would allow publishing a whole record; lower dp_delta"

@@ -32,13 +32,21 @@ Tensors = dict[str, torch.Tensor]
 def user_folder(variable: str, leaf: str) -> Path:
     """The folder that an environment variable names, or ``leaf`` in the user's cache folder.
 
-    A relative path counts from where the command was started: ``LABKIT_START`` carries that folder into
-    the kernels, whose own working directory is elsewhere.
+    A relative path counts from where the command was started, also in the kernels that it starts.
     """
     named = os.environ.get(variable)
     if not named:
         return Path(platformdirs.user_cache_dir("labkit")) / leaf
-    return Path(os.environ.get("LABKIT_START", os.getcwd()), Path(named).expanduser()).resolve()
+    return Path(_started_in(), Path(named).expanduser()).resolve()
+
+
+def _started_in() -> str:
+    """The folder in which the command was started that this process, or its kernel, belongs to."""
+    if "LABKIT_START" in os.environ:  # set by labkit's command line
+        return os.environ["LABKIT_START"]
+    if "JPY_SESSION_NAME" in os.environ:  # a Jupyter server's kernel runs in its notebook's folder
+        return os.environ.get("PWD", os.getcwd())
+    return os.getcwd()
 
 
 @cache

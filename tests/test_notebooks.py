@@ -70,6 +70,17 @@ def test_the_parameters_that_a_notebook_uses_are_declared(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_parameters_are_read_after_their_check_only(path):
+    """`1e-1` reaches a notebook as text: the checked value is in lab.params, the raw one is not to be used."""
+    for cell in code_cells(path):
+        if "parameters" in cell.metadata.get("tags", []):
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Name):
+                assert node.id not in Params.model_fields, f"{path.name}: {node.id}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_define_no_long_function(path):
     for cell in code_cells(path):
         for node in ast.walk(ast.parse(cell.source)):
@@ -122,7 +133,7 @@ def test_a_second_report_trains_nothing_and_says_the_same(smoke, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", reversed(NOTEBOOKS), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda p: p.stem)
 def test_plain_papermill(path, smoke, tmp_path):
     _, report, store = smoke
     out = tmp_path / path.name

@@ -231,3 +231,16 @@ def test_killed_while_making(store: Store, tmp_path: Path) -> None:
     child.communicate(timeout=60)
     tensors, _ = store.get("classifier", {"seed": 0}, lambda: ({"x": torch.zeros(3)}, {}))
     assert tensors["x"].sum() == 0
+
+
+def test_a_relative_folder_counts_from_where_the_command_was_started(monkeypatch, tmp_path):
+    monkeypatch.setenv("LABKIT_CACHE", "mine")
+    monkeypatch.setenv("PWD", str(tmp_path / "server"))
+    for name in ("LABKIT_START", "JPY_SESSION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert user_folder("LABKIT_CACHE", "store") == tmp_path / "mine"
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_utility.ipynb")  # a Jupyter server's kernel
+    assert user_folder("LABKIT_CACHE", "store") == tmp_path / "server" / "mine"
+    monkeypatch.setenv("LABKIT_START", str(tmp_path / "shell"))  # labkit report
+    assert user_folder("LABKIT_CACHE", "store") == tmp_path / "shell" / "mine"

@@ -130,7 +130,7 @@ def test_private_gradient_is_sum_plus_noise_over_expected_batch():
 
 
 def test_poisson_batches():
-    recipe = Recipe("dp", Mean(), 1, 100, 0.1, poisson=True)
+    recipe = Recipe("dp", Mean(), 1, 100, 0.1, sample_rate=0.1)
     sizes = torch.tensor([len(b) for b in _batches(recipe, 1000, 3000, gen())], dtype=torch.float64)
     assert sizes.mean().item() == pytest.approx(100, abs=4 * math.sqrt(90 / 3000))
     assert sizes.var().item() == pytest.approx(90, rel=0.12)  # n q (1 - q); shuffled batches would have 0
@@ -143,7 +143,7 @@ def test_poisson_batches():
 
 def test_empty_poisson_batches_are_survived():
     recipe = Recipe(
-        "dp", Private(1.0, 1.0, 1), epochs=1, batch_size=1, learning_rate=0.01, optimiser="sgd", poisson=True
+        "dp", Private(1.0, 1.0, 1), epochs=1, batch_size=1, learning_rate=0.01, optimiser="sgd", sample_rate=0.05
     )
     everyone = torch.ones(20, dtype=torch.bool)
     assert any(len(b) == 0 for b in _batches(recipe, 20, 20, gen()))
@@ -222,11 +222,11 @@ def test_adversarial_rule_is_its_inner_rule_at_attacked_inputs(spread):
 
 def test_adversarial_training_composes_with_privacy():
     rule = Adversarial(Private(0.3, 1.0, 40), eps=0.1, steps=2)
-    recipe = Recipe("both", rule, 1, 20, 0.05, optimiser="sgd", poisson=True)
+    recipe = Recipe("both", rule, 1, 20, 0.05, optimiser="sgd", sample_rate=1 / 3)
     model, _ = train_one(recipe, toy(60), torch.ones(60, dtype=torch.bool), 0, CPU)
     assert all(p.isfinite().all() for p in model.parameters())
-    assert recipe.guarantee(60, 1e-5) == pytest.approx(epsilon(1.0, 1 / 3, 3, 1e-5))
-    assert replace(recipe, poisson=False).guarantee(60, 1e-5) is None  # shuffled batches prove nothing here
+    assert recipe.guarantee(1e-5) == pytest.approx(epsilon(1.0, 1 / 3, 3, 1e-5))
+    assert replace(recipe, sample_rate=None).guarantee(1e-5) is None  # shuffled batches prove nothing here
 
 
 # Ensembles

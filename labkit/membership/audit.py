@@ -36,6 +36,9 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+SHADOWLESS = frozenset({"threshold", "loss"})
+
+
 @dataclass(frozen=True)
 class Audit:
     """One attack on M targets.
@@ -44,38 +47,42 @@ class Audit:
         attack: its name.
         scores: float64 [M, N], the row of each target.
         members: bool [M, N], the truth.
+        thresholds: M, for each target the one that is best on a model of the attacker's own (see :func:`audit`).
     """
 
     attack: str
     scores: Tensor
     members: Tensor
+    thresholds: list[float]
 
     @cached_property
     def rocs(self) -> list[Roc]:
         """A ROC curve a target."""
-        return [roc(s.numpy(), m.numpy()) for s, m in zip(self.scores, self.members, strict=True)]
+        return [roc(s, m) for s, m in zip(self.scores, self.members, strict=True)]
 
     @cached_property
     def accuracies(self) -> list[float]:
-        """Balanced accuracy on each target, at the threshold that is typical (the median) of the *other* models."""
-        best = [r.best_threshold for r in self.rocs]
-        figures = []
-        for target in range(len(self.scores)):
-            others = [t for m, t in enumerate(best) if m != target]
-            # The lower median is one of the thresholds themselves, finite even if another is not.
-            threshold = sorted(others)[(len(others) - 1) // 2]
-            figures.append(accuracy_at(threshold, self.scores[target].numpy(), self.members[target].numpy()))
-        return figures
+        """Balanced accuracy on each target, at its threshold."""
+        return [accuracy_at(*each) for each in zip(self.thresholds, self.scores, self.members, strict=True)]
 
 
 def audit(attack: str, logits: Tensor, labels: Tensor, members: Tensor) -> Audit:
     """Attack every model of an ensemble with the others as shadows.
 
+    A target's own members serve one thing only, to score the attack. So its threshold is the best one on another
+    model, the next in line, which is attacked with the shadows that are left: without the target.
+
     Args:
         attack: a name in ``ATTACKS``.
         logits: [M, N, C] on the pool.
         labels: [N] int64.
-        members: bool [M, N].
+        members: bool [M, N], M at least 4.
     """
-    scores = [ATTACKS[attack](logits, labels, members, target).double() for target in range(len(logits))]
-    return Audit(attack, torch.stack(scores), members)
+    models = torch.arange(len(logits))
+    scores, thresholds = [], []
+    for target in models.tolist():
+        scores.append(ATTACKS[attack](logits, labels, members, target).double())
+        rest = models[models != target].roll(-target)  # the next model comes first
+        own = ATTACKS[attack](logits[rest], labels, members[rest], 0)
+        thresholds.append(roc(own, members[rest[0]]).best_threshold)
+    return Audit(attack, torch.stack(scores), members, thresholds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from labkit.intervals import clopper_pearson
 
@@ -63,8 +64,7 @@ def roc(scores: ArrayLike, members: ArrayLike) -> Roc:
     Raises:
         ValueError: shapes that differ, NaN, or only one of the two kinds.
     """
-    s = np.asarray(scores, dtype=np.float64)
-    truth = np.asarray(members)
+    s, truth = _array(scores).astype(np.float64), _array(members)
     if s.ndim != 1 or s.shape != truth.shape:
         raise ValueError(f"scores {s.shape} and members {truth.shape} must be one-dimensional and equally long")
     if np.isnan(s).any():
@@ -86,10 +86,15 @@ def roc(scores: ArrayLike, members: ArrayLike) -> Roc:
     return Roc(fp / n_others, tp / n_members, np.concatenate([[np.inf], s[last]]), n_members, n_others)
 
 
+def _array(values: ArrayLike) -> NDArray:
+    """As numpy; a tensor may lie on a GPU."""
+    return values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
+
+
 def accuracy_at(threshold: float, scores: ArrayLike, members: ArrayLike) -> float:
     """Balanced accuracy of "member where score >= threshold", the threshold coming from elsewhere."""
-    said = np.asarray(scores) >= threshold
-    truth = np.asarray(members, dtype=bool)
+    said = _array(scores) >= threshold
+    truth = _array(members).astype(bool)
     return float((said[truth].mean() + (~said[~truth]).mean()) / 2)
 
 

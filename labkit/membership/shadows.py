@@ -7,6 +7,7 @@ for the others, which calibrates every image on its own. The target's own row of
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -94,10 +95,10 @@ def learned(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Ten
     """
     seen_features, seen = _shadows(features(logits, labels), members, target)  # [M-1, N, F], [M-1, N]
     attacker = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    x, y = seen_features.flatten(0, 1).numpy(), seen.flatten().numpy()
-    every = -(-len(y) // ENOUGH)
-    attacker.fit(x[::every], y[::every])
-    return torch.from_numpy(attacker.decision_function(features(logits[target], labels).numpy()))
+    x, y = seen_features.flatten(0, 1).numpy(force=True), seen.flatten().numpy(force=True)
+    chosen = np.random.default_rng(target).permutation(len(y))[:ENOUGH]
+    attacker.fit(x[chosen], y[chosen])
+    return torch.from_numpy(attacker.decision_function(features(logits[target], labels).numpy(force=True)))
 
 
 def _shadows(signal: Tensor, members: Tensor, target: int) -> tuple[Tensor, Tensor]:
@@ -109,8 +110,8 @@ def _shadows(signal: Tensor, members: Tensor, target: int) -> tuple[Tensor, Tens
         )
     if not 0 <= target < len(members):
         raise ValueError(f"target = {target} is none of the {len(members)} models")
-    others = torch.arange(len(members)) != target
-    seen = members[others]
+    others = torch.arange(len(members), device=signal.device) != target
+    seen = members.to(signal.device)[others]
     if not _comparable(seen).any():
         raise ValueError(
             f"no image is IN for some and OUT for others of the {len(seen)} shadows, so there is nothing to compare; "

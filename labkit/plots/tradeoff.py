@@ -19,9 +19,9 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
     """
     figure, (left, right) = new_figure(2, width=5.4, height=4.2)
     for model in dict.fromkeys(r["model"] for r in rows):
-        (x,) = find(rows, model=model, metric="accuracy")
+        x = find(rows, model=model, metric="accuracy")[-1]
         for ax, metric, scale in ((left, "robust_accuracy", 100), (right, "mia_auc", 1)):
-            (y,) = find(rows, model=model, metric=metric)
+            y = find(rows, model=model, metric=metric)[-1]
             ax.errorbar(
                 100 * x["value"], scale * y["value"], xerr=_arms(x, 100), yerr=_arms(y, scale), capsize=2, ms=8,
                 color=COLOURS[model], marker=MARKERS[model], ls="", label=NAMES[model],

@@ -147,14 +147,16 @@ def _condition(
 
 
 def _cell(row: Mapping[str, Any], column_rows: Sequence[Mapping[str, Any]], column: Column) -> Cell:
-    best = (max if column.better == "higher" else min)(r["value"] for r in column_rows)
+    # An AUC below one half is no better a secret than one half: both are guessing.
+    values = [max(r["value"], 0.5) if r["metric"] == "mia_auc" else r["value"] for r in [row, *column_rows]]
+    best = (max if column.better == "higher" else min)(values)
     if row["metric"] == "mia_auc":
         value, scale, digits = f"{row['value']:.3f}", 1, 3
     else:
         value, scale, digits = percent({"value": row["value"]}), 100, 1
     low, high = row.get("low"), row.get("high")
     interval = f"{scale * low:.{digits}f} – {scale * high:.{digits}f}" if low is not None and high is not None else ""
-    return Cell(value, interval, row["value"] == best)
+    return Cell(value, interval, values[0] == best)
 
 
 def findings(chapters: Sequence[Chapter]) -> list[dict[str, str]]:

@@ -114,7 +114,7 @@ def _parameter_file(profile: str) -> Path:
         return path
     known = sorted(p.stem for p in path.parent.glob("*.yaml"))
     near = difflib.get_close_matches(profile, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"profiles are {', '.join(known) or 'none'}"
+    hint = f"did you mean {near[0]}?" if near else f"profiles are {', '.join(known) or 'none'}."
     raise ParameterError([f"is no profile; {hint} A file is given by its path, ending in .yaml"], profile)
 
 

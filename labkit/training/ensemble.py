@@ -26,7 +26,10 @@ from labkit.training.regimes import Recipe
 # Whatever can change the outcome of a training, apart from the recipe, the data and the seed.
 CODE = tuple(
     f"labkit.{module}"
-    for module in ("attacks", "device", "networks", "training.clipping", "training.ensemble", "training.rules")
+    for module in (
+        *("attacks", "data", "device", "networks"),
+        *("training.clipping", "training.ensemble", "training.regimes", "training.rules"),
+    )
 )
 
 
@@ -167,7 +170,7 @@ def train_one(
         if recipe.mirror:
             coin = torch.rand(len(images), 1, 1, 1, generator=noise, device=device)
             images = torch.where(coin < 0.5, images.flip(3), images)
-        with training_precision(device) if not recipe.poisson else torch.enable_grad():
+        with training_precision(device) if recipe.sample_rate is None else torch.enable_grad():
             gradient = recipe.rule(model, images, labels, noise)
         for name, parameter in model.named_parameters():
             parameter.grad = gradient[name]
@@ -185,10 +188,9 @@ def train_one(
 
 def _batches(recipe: Recipe, n: int, steps: int, order: torch.Generator) -> Iterator[Tensor]:
     """Indices into the n members, a tensor a step."""
-    if recipe.poisson:
-        rate = recipe.batch_size / n
+    if recipe.sample_rate is not None:
         for _ in range(steps):
-            yield (torch.rand(n, generator=order) < rate).nonzero()[:, 0]
+            yield (torch.rand(n, generator=order) < recipe.sample_rate).nonzero()[:, 0]
         return
     for _ in range(recipe.epochs):
         shuffled = torch.randperm(n, generator=order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.params import Params
 from labkit.training.accounting import epsilon, noise_multiplier
@@ -18,12 +18,13 @@ class Recipe:
         regime: its name in rows and figures.
         rule: the gradient rule.
         epochs: (expected) passes over the members.
-        batch_size: images a step; under Poisson sampling, expected.
+        batch_size: images a step; under Poisson sampling, a round figure of what to expect.
         learning_rate: peak of the schedule.
         optimiser: ``adamw`` (linear up over a fifth of the steps, then a half cosine to zero) or ``sgd`` (momentum 0.9,
             constant over half of the steps, then linearly down to zero).
         mirror: each image of a batch is mirrored left to right with probability one half.
-        poisson: every member enters every batch independently with rate batch_size / members.
+        sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
+            constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
     """
 
     regime: str
@@ -32,24 +33,23 @@ class Recipe:
     batch_size: int
     learning_rate: float
     optimiser: str = "adamw"
-    poisson: bool = False
+    sample_rate: float | None = None
     mirror: bool = False
 
     def steps(self, members: int) -> int:
         """Gradient steps on ``members`` training images."""
-        if self.poisson:
-            return max(1, round(self.epochs * members / self.batch_size))
+        if self.sample_rate is not None:
+            return max(1, round(self.epochs / self.sample_rate))
         return self.epochs * max(1, members // self.batch_size)
 
-    def guarantee(self, members: int, delta: float, accountant: str = "prv") -> float | None:
-        """The epsilon proved for this recipe on ``members`` images, or None where nothing is proved."""
+    def guarantee(self, delta: float, accountant: str = "prv") -> float | None:
+        """The epsilon proved for a model of this recipe, or None where nothing is proved."""
         rule = self.rule
         while isinstance(rule, Adversarial):
             rule = rule.rule
-        if not (isinstance(rule, Private) and self.poisson):
+        if not isinstance(rule, Private) or self.sample_rate is None:
             return None
-        rate = self.batch_size / members
-        return epsilon(rule.noise_multiplier, rate, self.steps(members), delta, accountant=accountant)
+        return epsilon(rule.noise_multiplier, self.sample_rate, self.steps(0), delta, accountant=accountant)
 
 
 def standard(p: Params, members: int, epochs: int) -> Recipe:
@@ -66,9 +66,9 @@ def pgd(p: Params, members: int, epochs: int) -> Recipe:
 def dp(p: Params, members: int, epochs: int) -> Recipe:
     """DP-SGD (Abadi et al. 2016), with the least noise that keeps ``dp_epsilon`` over all its steps."""
     batch = min(p.dp_batch_size, members)
-    steps = Recipe("dp", Mean(), epochs, batch, p.dp_learning_rate, poisson=True).steps(members)
-    rule = Private(p.dp_clip, noise_multiplier(p.dp_epsilon, batch / members, steps, p.dp_delta), batch)
-    return Recipe("dp", rule, epochs, batch, p.dp_learning_rate, optimiser="sgd", poisson=True)
+    unruled = Recipe("dp", Mean(), epochs, batch, p.dp_learning_rate, optimiser="sgd", sample_rate=batch / members)
+    noise = noise_multiplier(p.dp_epsilon, unruled.sample_rate, unruled.steps(members), p.dp_delta)
+    return replace(unruled, rule=Private(p.dp_clip, noise, batch))
 
 
 REGIMES: dict[str, Callable[[Params, int, int], Recipe]] = {"standard": standard, "pgd": pgd, "dp": dp}

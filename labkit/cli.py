@@ -46,6 +46,9 @@ def report(params: str, out: Path | None, assignments: tuple[str, ...]) -> None:
         outcomes = make_report(ready, sys.stderr)
     except Refusal as refusal:
         raise _Refused(str(refusal)) from None
+    except OSError as error:
+        click.echo(f"labkit: {error}; nothing was published, the old report stands", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         click.echo("labkit: interrupted; nothing was published, finished work stays in the store", err=True)
         sys.exit(130)

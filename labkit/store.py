@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,10 @@ class Store:
         """
         address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         path = self.root / kind / f"{address}.safetensors"
-        try:
+        with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))
             lock.acquire()
-        except OSError as error:
-            raise OSError(
-                f"the store {self.root} cannot be written ({error.strerror}); set LABKIT_CACHE to a folder that can"
-            ) from error
         try:
             entry = self._read(path)
             if entry is None:
@@ -107,6 +104,25 @@ class Store:
             return entry
         finally:
             lock.release()
+
+    def probe(self) -> None:
+        """Find out whether the store can be written, before any work is done.
+
+        Raises:
+            OSError: it cannot; the message names ``LABKIT_CACHE``.
+        """
+        with self._told():
+            self.root.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.root).close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the store {self.root} cannot be written ({error.strerror}); set LABKIT_CACHE to a folder that can"
+            ) from error
 
     def _read(self, path: Path) -> tuple[Tensors, dict] | None:
         sidecar = path.with_suffix(".json")

@@ -108,6 +108,15 @@ def test_data_that_cannot_be_had_ends_with_2(checkout: Path, monkeypatch: pytest
     assert not (checkout / "reports").exists()
 
 
+def test_a_store_that_cannot_be_written_ends_with_2(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    (checkout / "taken").write_text("a file, no folder")
+    monkeypatch.setenv("LABKIT_CACHE", "taken")
+    result = labkit_("report", "tiny")
+    assert result.exit_code == 2
+    assert "set LABKIT_CACHE to a folder that can" in result.output
+    assert not (checkout / "reports").exists()
+
+
 def test_without_notebooks_the_remedy_is_named(checkout: Path):
     (checkout / "notebooks" / "01_utility.ipynb").unlink()
     result = labkit_("report", "tiny")

@@ -149,11 +149,16 @@ def _surroundings(params: Params, profile: str) -> tuple[dict[str, Any], list[st
     # Here, not above: these import torch, and a wrong parameter is told without waiting for it.
     from labkit import data, device
     from labkit.report.summary import surroundings
+    from labkit.store import Store
 
     problems = []
     try:
         device.resolve(params.device)
     except RuntimeError as error:
+        problems.append(str(error))
+    try:
+        Store().probe()
+    except OSError as error:
         problems.append(str(error))
     try:
         dataset = data.load(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reports import Made, make, write_troubled
+from reporting import Made, make, write_troubled
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 

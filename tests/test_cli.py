@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click.testing
 import pytest
-from reports import Made, write_notebook, write_profile
+from reporting import Made, write_notebook, write_profile
 
 import labkit
 from labkit import data

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reports import Made
+from reporting import Made
 
 from labkit.report import index, markup
 from labkit.report.chapter import read_chapter

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from reports import DIE, Made, make, write_notebook, write_profile
+from reporting import DIE, Made, make, write_notebook, write_profile
 
 from labkit.report.publish import publish, staging
 

@@ -18,9 +18,10 @@ STROKES = ("-", "--", ":", "-.")
 def likelihood(history: Sequence[Sequence[float]], classes: Sequence[str]) -> Figure:
     """What the objective of EM has gained in each class since its start, in nats per image."""
     figure, ax = new_figure(width=7.5)
-    palette = sns.color_palette("husl", len(classes))
-    for name, values, colour in zip(classes, history, palette, strict=True):
-        ax.plot([value - values[0] for value in values], color=colour, label=name)
+    palette = sns.color_palette("colorblind", 5)
+    for index, (name, values) in enumerate(zip(classes, history, strict=True)):
+        gains, stroke = [value - values[0] for value in values], ("-", "--", ":")[index // 5 % 3]
+        ax.plot(gains, color=palette[index % 5], ls=stroke, label=name)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     tidy(ax, x="EM step", y="gain (nats per image)", title="EM, class by class")
     return figure

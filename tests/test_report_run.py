@@ -175,6 +175,8 @@ def test_an_interrupt_stops_cleanly(tmp_path: Path, how: signal.Signals):
     folder.mkdir()
     (folder / "index.html").write_text("old")
     start = (
+        # A job in a shell's background inherits an ignored SIGINT; here it must be heard.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import pathlib, labkit.report.plan as p\n"
         f"p.CHECKOUT = pathlib.Path({str(tmp_path)!r})\n"
         "from labkit.cli import main\nmain()"

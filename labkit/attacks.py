@@ -1,7 +1,8 @@
 """Evasion: adversarial images inside the l-infinity ball *and* inside [0, 1], for any classifier.
 
 ``model`` is any ``nn.Module`` from images in [0, 1] to logits; normalisation lives inside it. An attack
-runs the model in eval mode and leaves its mode, its parameters and their gradients as they were.
+runs the model in eval mode and leaves its mode, its parameters and their gradients as they were. On the CPU the
+model is called from several threads at once, with a piece of the images each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK = 500  # images a forward pass: bounds memory, changes no result
+from labkit.workers import spread
 
 
 def fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -35,11 +36,12 @@ def fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor
         ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
     """
     _check(images, labels, eps)
-    attacked = torch.empty_like(images)
+
+    def attack(part: slice) -> Tensor:
+        return ascend(model, images[part], labels[part], eps, steps=1, step_size=eps, start=images[part])
+
     with eval_mode(model):
-        for part in _chunks(len(images)):
-            attacked[part] = ascend(model, images[part], labels[part], eps, steps=1, step_size=eps, start=images[part])
-    return attacked
+        return torch.cat([images[:0], *spread(attack, len(images), images.device)])
 
 
 def pgd(
@@ -72,34 +74,90 @@ def pgd(
     Raises:
         ValueError: as for :func:`fgsm`, or steps or restarts below 1, or a step size that is not positive.
     """
-    _check(images, labels, eps)
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"steps = {steps}, restarts = {restarts}: both must be at least 1")
-    if step_size is None:
-        step_size = 2.5 * eps / steps
-    elif not (math.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size = {step_size} must be positive; leave it out for 2.5 * eps / steps")
-
-    generator = torch.Generator(device=images.device).manual_seed(seed)
+    step_size = _check_steps(images, labels, eps, steps, step_size, restarts)
     best = images.clone()
     highest = torch.full(labels.shape, -math.inf, device=images.device)  # [N] loss; +inf once a point is broken
     with eval_mode(model):
-        for _ in range(restarts):
-            noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-            starts = (images + eps * (2 * noise - 1)).clamp(0, 1)
-            # A broken point needs no further restart; all starts are drawn, so that the others' do not move.
-            standing = (highest < math.inf).nonzero()[:, 0]
-            for part in standing.split(CHUNK):
-                x, y = images[part], labels[part]
-                attacked = ascend(model, x, y, eps, steps, step_size, starts[part])
+        for starts in _starts(images, eps, restarts, seed):
+            standing = (highest < math.inf).nonzero()[:, 0]  # a broken point needs no further restart
+
+            def restart(part: slice, starts: Tensor = starts, standing: Tensor = standing) -> None:
+                points = standing[part]
+                x, y = images[points], labels[points]
+                attacked = ascend(model, x, y, eps, steps, step_size, starts[points])
                 with torch.no_grad():
                     logits = model(attacked)  # [n, C]
                 loss = F.cross_entropy(logits, y, reduction="none").to(highest.dtype)
                 loss = torch.where(logits.argmax(1) != y, math.inf, loss)
-                better = loss > highest[part]
-                best[part[better]] = attacked[better]
-                highest[part] = torch.maximum(highest[part], loss)
+                better = loss > highest[points]
+                best[points[better]] = attacked[better]
+                highest[points] = torch.maximum(highest[points], loss)
+
+            spread(restart, len(standing), images.device)
     return best
+
+
+def withstand(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    steps: int,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    """Which images stay correctly classified all through :func:`pgd`, from the same starts: bool [N].
+
+    An image is left alone as soon as it, its start or an iterate is misclassified. So this is never more than what
+    survives :func:`pgd`'s last iterates, and costs less wherever images fall.
+
+    Args, Raises: as for :func:`pgd`.
+    """
+    step_size = _check_steps(images, labels, eps, steps, step_size, restarts)
+    stands = correct(model, images, labels)
+    with eval_mode(model):
+        for starts in _starts(images, eps, restarts, seed):
+            standing = stands.nonzero()[:, 0]
+
+            def restart(part: slice, starts: Tensor = starts, standing: Tensor = standing) -> None:
+                points = standing[part]
+                stands[points] = _outlast(model, images[points], labels[points], eps, steps, step_size, starts[points])
+
+            spread(restart, len(standing), images.device)
+    return stands
+
+
+def _outlast(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, step_size: float, x: Tensor
+) -> Tensor:
+    """Which images are right at ``x`` and at each of the iterates that :func:`ascend` takes from there: bool [N]."""
+    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    left = torch.arange(len(x), device=x.device)
+    for step in range(steps + 1):
+        if step < steps:
+            logits, gradient = _slope(model, x, labels[left])
+        else:
+            with torch.no_grad():
+                logits = model(x)
+        stands = logits.argmax(1) == labels[left]
+        left = left[stands]
+        if step < steps:
+            x = (x[stands] + step_size * gradient[stands].sign()).clamp(low[left], high[left])
+        if not len(left):
+            break
+    stood = torch.zeros(len(images), dtype=torch.bool, device=x.device)
+    stood[left] = True
+    return stood
+
+
+def _starts(images: Tensor, eps: float, restarts: int, seed: int) -> Iterator[Tensor]:
+    """Random points of each image's ball, a tensor a restart; all are drawn, whichever points still stand."""
+    generator = torch.Generator(device=images.device).manual_seed(seed)
+    for _ in range(restarts):
+        noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+        yield (images + eps * (2 * noise - 1)).clamp(0, 1)
 
 
 def ascend(
@@ -124,19 +182,29 @@ def ascend(
 
 def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Gradient of each image's own cross-entropy with respect to its pixels, shaped as ``images``."""
+    return _slope(model, images, labels)[1]
+
+
+def _slope(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [N, C], and the gradient of each image's own cross-entropy with respect to its pixels."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
+        logits = model(x)
         # The sum, not the mean: an image's gradient must not shrink with the batch it is in.
-        loss = F.cross_entropy(model(x), labels, reduction="sum")
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         # Where the loss has no slope (0 / 0 in the model), the attack stays where it is.
-        return torch.autograd.grad(loss, x)[0].nan_to_num(0.0)
+        return logits.detach(), torch.autograd.grad(loss, x)[0].nan_to_num(0.0)
 
 
-@torch.no_grad()
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Which images [N, ...] the model classifies as their labels [N] say: bool [N], in eval mode."""
+
+    def right(part: slice) -> Tensor:
+        with torch.no_grad():  # a thread's own state
+            return model(images[part]).argmax(1) == labels[part]
+
     with eval_mode(model):
-        return torch.cat([model(images[part]).argmax(1) == labels[part] for part in _chunks(len(images))])
+        return torch.cat([labels.new_empty(0, dtype=torch.bool), *spread(right, len(images), images.device)])
 
 
 @contextmanager
@@ -151,11 +219,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    for start in range(0, n, CHUNK):
-        yield slice(start, start + CHUNK)
-
-
 def _check(images: Tensor, labels: Tensor, eps: float) -> None:
     if not 0 <= eps <= 1:
         raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
@@ -168,3 +231,17 @@ def _check(images: Tensor, labels: Tensor, eps: float) -> None:
             f"images reach from {images.min():.3g} to {images.max():.3g}, not within [0, 1]; "
             "put normalisation inside the model and pass pixels"
         )
+
+
+def _check_steps(
+    images: Tensor, labels: Tensor, eps: float, steps: int, step_size: float | None, restarts: int
+) -> float:
+    """The size of a step; by default so long that 2.5 radii are walked in all."""
+    _check(images, labels, eps)
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps = {steps}, restarts = {restarts}: both must be at least 1")
+    if step_size is None:
+        return 2.5 * eps / steps
+    if not (math.isfinite(step_size) and step_size > 0):
+        raise ValueError(f"step_size = {step_size} must be positive; leave it out for 2.5 * eps / steps")
+    return step_size

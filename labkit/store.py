@@ -86,8 +86,7 @@ class Store:
         Raises:
             OSError: the folder cannot be written; the message names ``LABKIT_CACHE``.
         """
-        address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        path = self.root / kind / f"{address}.safetensors"
+        path = self._path(kind, key)
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))
@@ -104,6 +103,14 @@ class Store:
             return entry
         finally:
             lock.release()
+
+    def find(self, kind: str, key: Mapping[str, Any]) -> tuple[Tensors, dict] | None:
+        """The entry under ``key`` as :meth:`get` returns it, or None."""
+        return self._read(self._path(kind, key))
+
+    def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
+        address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        return self.root / kind / f"{address}.safetensors"
 
     def probe(self) -> None:
         """Find out whether the store can be written, before any work is done.

@@ -6,7 +6,7 @@ from pathlib import Path
 import labkit
 
 FLOORS = [
-    ["params", "device", "intervals", "store", "results", "networks"],
+    ["params", "device", "intervals", "store", "results", "networks", "workers"],
     ["attacks", "data"],
     ["mixture", "membership", "training", "generative"],
     ["measure", "plots"],

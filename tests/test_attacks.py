@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from labkit.attacks import ascend, correct, fgsm, input_gradient, pgd
+from labkit.attacks import ascend, correct, fgsm, input_gradient, pgd, withstand
 
 
 class Linear(nn.Module):
@@ -102,11 +102,28 @@ def test_restarts_only_make_it_stronger_and_seeds_repeat():
     assert not torch.equal(one, pgd(model, x, y, 0.02, steps=3, seed=2))
 
 
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_what_withstands_is_right_at_every_iterate(restarts):
+    model, x = small_cnn(), images(80)
+    y = model(x).argmax(1)
+    generator = torch.Generator().manual_seed(4)
+    stands = torch.ones(80, dtype=torch.bool)
+    for _ in range(restarts):
+        start = (x + 0.03 * (2 * torch.rand(x.shape, generator=generator) - 1)).clamp(0, 1)
+        for steps in range(7):
+            stands &= model(reference_pgd(model, x, y, 0.03, steps, 0.01, start)).argmax(1) == y
+    found = withstand(model, x, y, 0.03, steps=6, step_size=0.01, restarts=restarts, seed=4)
+    assert torch.equal(found, stands)
+    assert 0 < found.sum() < 80
+    last = correct(model, pgd(model, x, y, 0.03, steps=6, step_size=0.01, restarts=restarts, seed=4), y)
+    assert not (found & ~last).any()
+
+
 def test_result_does_not_depend_on_chunking(monkeypatch):
     model, x = small_cnn(), images(50)
     y = torch.arange(50) % 10
     whole = pgd(model, x, y, 0.1, steps=4, restarts=2)
-    monkeypatch.setattr("labkit.attacks.CHUNK", 7)
+    monkeypatch.setattr("labkit.workers.PIECE", 7)
     torch.testing.assert_close(pgd(model, x, y, 0.1, steps=4, restarts=2), whole)
 
 

@@ -16,7 +16,10 @@ from labkit.params import Params
 from labkit.store import Store
 from labkit.training import REGIMES, Adversarial, Mean, Private, Recipe, epsilon, noise_multiplier, train
 from labkit.training.clipping import clipped_sum
-from labkit.training.ensemble import _batches, train_one
+from labkit.training.dice import Dice
+from labkit.training.loop import _batches, fit
+from labkit.training.stack import Stack
+from labkit.workers import Crew
 
 CPU = torch.device("cpu")
 
@@ -31,6 +34,23 @@ def toy(n=60, seed=0):
 
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def dice(seed=0, models=1):
+    return Dice([seed + m for m in range(models)], "test")
+
+
+def named(stack, flat, index=0):
+    """A row of a flat gradient, by parameter name."""
+    return {name: part[index] for name, part in stack.unflatten(flat).items()}
+
+
+def alone(recipe, data=None, seed=0):
+    """One model trained on all of the data."""
+    data = data or toy(60)
+    members = torch.ones(1, len(data.train), dtype=torch.bool)
+    with Crew(2) as crew:
+        return fit(build, recipe, data, members, [seed], CPU, crew=crew).states[0]
 
 
 def naive_clipped_sum(model, x, y, clip):
@@ -48,14 +68,17 @@ def naive_clipped_sum(model, x, y, clip):
 
 
 @settings(max_examples=12, deadline=None)
-@given(clip=st.floats(0.01, 10), n=st.integers(1, 9), seed=st.integers(0, 1000))
-def test_clipped_sum_equals_the_naive_loop(clip, n, seed):
-    model = build(seed)
-    x = torch.rand(n, 1, 28, 28, generator=gen(seed))
-    y = torch.randint(0, 10, (n,), generator=gen(seed + 1))
-    expected = naive_clipped_sum(model, x, y, clip)
-    for name, value in clipped_sum(model, x, y, clip).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+@given(clip=st.floats(0.01, 10), n=st.integers(1, 9), seed=st.integers(0, 1000), models=st.integers(1, 3))
+def test_clipped_sum_equals_the_naive_loop(clip, n, seed, models):
+    networks = [build(seed + m).double() for m in range(models)]  # ReLUs near zero fall either way in float32
+    x = torch.rand(models * n, 1, 28, 28, generator=gen(seed)).double()
+    y = torch.randint(0, 10, (models * n,), generator=gen(seed + 1))
+    stack = Stack(networks)
+    found = clipped_sum(stack, x, y, clip)
+    for m, network in enumerate(networks):
+        expected = naive_clipped_sum(network, x[m * n : (m + 1) * n], y[m * n : (m + 1) * n], clip)
+        for name, value in named(stack, found, m).items():
+            torch.testing.assert_close(value, expected[name])
 
 
 def test_clipped_sum_on_other_layers():
@@ -64,20 +87,33 @@ def test_clipped_sum_on_other_layers():
         nn.Conv2d(1, 6, (3, 5), stride=(2, 1), padding=(1, 2), bias=False),
         nn.GELU(),
         nn.MaxPool2d(3),
+        nn.Conv2d(6, 40, 3),  # few positions, many weights: the norm comes from Gram matrices
+        nn.Tanh(),
+        nn.MaxPool2d(2, 3),
         nn.Flatten(),
-        nn.Linear(6 * 4 * 9, 10),
+        nn.Linear(80, 10),
     )
     x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
-    expected = naive_clipped_sum(model, x, y, 0.3)
-    for name, value in clipped_sum(model, x, y, 0.3).items():
+    expected, stack = naive_clipped_sum(model, x, y, 0.3), Stack([model])
+    for name, value in named(stack, clipped_sum(stack, x, y, 0.3)).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_no_example_adds_nothing():
+    stack, x = Stack([build(0)]), torch.rand(6, 1, 28, 28, generator=gen())
+    y = torch.tensor([1, 2, 3, -100, -100, -100])
+    for rule in (Mean(), Private(0.5, 1.0, 4), Adversarial(Mean(), 0.1, 2)):
+        whole, part = rule.add(stack, x, y, dice(1)), rule.add(stack, x[:3], y[:3], dice(1))
+        if not isinstance(rule, Adversarial):  # its draws depend on how many images there are
+            torch.testing.assert_close(whole, part, rtol=1e-4, atol=1e-6)
+        nothing = rule.add(stack, x, torch.full((6,), -100), dice(1))
+        assert torch.equal(nothing, torch.zeros_like(nothing))
+
+
 def test_one_example_moves_the_sum_by_the_clip_at_most():
-    model, x, y = build(0), torch.rand(12, 1, 28, 28, generator=gen()), torch.arange(12) % 10
+    stack, x, y = Stack([build(0)]), torch.rand(12, 1, 28, 28, generator=gen()), torch.arange(12) % 10
     clip = 0.5
-    with_all, without = clipped_sum(model, x, y, clip), clipped_sum(model, x[1:], y[1:], clip)
-    moved = math.sqrt(sum(float((with_all[k] - without[k]).square().sum()) for k in with_all))
+    moved = (clipped_sum(stack, x, y, clip) - clipped_sum(stack, x[1:], y[1:], clip)).norm().item()
     assert moved <= clip * (1 + 1e-5)
     assert moved > 0.9 * clip  # a fresh network's gradients are longer than this
 
@@ -92,50 +128,54 @@ def test_one_example_moves_the_sum_by_the_clip_at_most():
         nn.PReLU(),
     ],
 )
-def test_layers_of_unknown_gradient_are_refused(layer):
-    with pytest.raises(TypeError, match="per-example gradients"):
-        clipped_sum(
-            nn.Sequential(layer, nn.Flatten(), nn.Linear(784, 10)), torch.rand(2, 1, 28, 28), torch.arange(2), 1.0
-        )
+def test_layers_that_cannot_be_stacked_are_refused(layer):
+    with pytest.raises(TypeError, match="how to stack"):
+        Stack([nn.Sequential(layer, nn.Flatten(), nn.Linear(784, 10))])
 
 
-def test_a_shared_layer_is_refused():
+def test_a_layer_that_is_used_twice_trains_but_has_no_clipped_gradient():
     layer = nn.Linear(10, 10)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), layer, nn.ReLU(), layer)
+    x, y = torch.rand(2, 1, 28, 28), torch.arange(2)
+    stack = Stack([model])
+    expected = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), list(model.parameters()))
+    torch.testing.assert_close(Mean().add(stack, x, y, dice())[0], torch.cat([g.flatten() for g in expected]))
     with pytest.raises(TypeError, match="used twice"):
-        clipped_sum(model, torch.rand(2, 1, 28, 28), torch.arange(2), 1.0)
+        clipped_sum(stack, x, y, 1.0)
 
 
 # DP-SGD's rule
 
 
 def test_noise_has_the_scale_that_is_accounted():
-    model = build(0)
-    rule = Private(clip=0.7, noise_multiplier=1.3, expected_batch=50)
-    none = torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.long)  # an empty Poisson batch is noise alone
-    noise = torch.cat([g.flatten() for g in rule(model, *none, gen(1)).values()])
+    rule, nothing = Private(clip=0.7, noise_multiplier=1.3, expected_batch=50), torch.zeros(2, 100_000)
+    empty = torch.zeros(2, 1, dtype=torch.long)  # an empty Poisson batch is noise alone
+    noise = rule.finish(nothing, empty, dice(1, models=2))
     expected = 1.3 * 0.7 / 50
     assert noise.std().item() == pytest.approx(expected, rel=0.01)
     assert abs(noise.mean().item()) < 4 * expected / math.sqrt(noise.numel())
-    again = torch.cat([g.flatten() for g in rule(model, *none, gen(2)).values()])
-    assert abs(torch.corrcoef(torch.stack([noise, again]))[0, 1]) < 0.01
+    again = rule.finish(nothing, empty, dice(5, models=2))
+    assert abs(torch.corrcoef(torch.stack([noise.flatten(), again.flatten()]))[0, 1]) < 0.01
+    assert abs(torch.corrcoef(noise)[0, 1]) < 0.02  # two models' noise
 
 
 def test_private_gradient_is_sum_plus_noise_over_expected_batch():
-    model, x, y = build(0), torch.rand(9, 1, 28, 28, generator=gen()), torch.arange(9)
-    quiet = Private(clip=0.5, noise_multiplier=1e-12, expected_batch=32, chunk=4)
-    expected = naive_clipped_sum(model, x, y, 0.5)
-    for name, value in quiet(model, x, y, gen()).items():
+    stack, x, y = Stack([build(0)]), torch.rand(9, 1, 28, 28, generator=gen()), torch.arange(9)
+    quiet = Private(clip=0.5, noise_multiplier=1e-12, expected_batch=32)
+    total = sum(quiet.add(stack, x[part], y[part], dice()) for part in (slice(0, 4), slice(4, 9)))
+    found = named(stack, quiet.finish(total, torch.tensor([[9]]), dice()))
+    expected = naive_clipped_sum(build(0), x, y, 0.5)
+    for name, value in found.items():
         torch.testing.assert_close(value, expected[name] / 32, rtol=1e-4, atol=1e-6)
 
 
 def test_poisson_batches():
     recipe = Recipe("dp", Mean(), 1, 100, 0.1, sample_rate=0.1)
-    sizes = torch.tensor([len(b) for b in _batches(recipe, 1000, 3000, gen())], dtype=torch.float64)
+    sizes = torch.tensor([len(b) for b in _batches(recipe, torch.arange(1000), 3000, gen())], dtype=torch.float64)
     assert sizes.mean().item() == pytest.approx(100, abs=4 * math.sqrt(90 / 3000))
     assert sizes.var().item() == pytest.approx(90, rel=0.12)  # n q (1 - q); shuffled batches would have 0
     times = torch.zeros(1000)
-    for batch in _batches(recipe, 1000, 3000, gen(1)):
+    for batch in _batches(recipe, torch.arange(1000), 3000, gen(1)):
         assert len(batch.unique()) == len(batch)
         times[batch] += 1
     assert times.var().item() == pytest.approx(3000 * 0.1 * 0.9, rel=0.2)
@@ -145,10 +185,8 @@ def test_empty_poisson_batches_are_survived():
     recipe = Recipe(
         "dp", Private(1.0, 1.0, 1), epochs=1, batch_size=1, learning_rate=0.01, optimiser="sgd", sample_rate=0.05
     )
-    everyone = torch.ones(20, dtype=torch.bool)
-    assert any(len(b) == 0 for b in _batches(recipe, 20, 20, gen()))
-    model, _ = train_one(recipe, toy(20), everyone, 0, CPU)
-    assert all(p.isfinite().all() for p in model.parameters())
+    assert any(len(b) == 0 for b in _batches(recipe, torch.arange(20), 20, gen()))
+    assert all(p.isfinite().all() for p in alone(recipe, toy(20)).values())
 
 
 # Accounting. Published: Abadi et al. (2016), MNIST, q = 0.01, sigma = 4, 10 000 steps: 1.26 by moments.
@@ -203,28 +241,26 @@ def test_adversarial_rule_is_its_inner_rule_at_attacked_inputs(spread):
     seen = {}
 
     class Spy:
-        def __call__(self, model, images, labels, generator):
+        def add(self, stack, images, labels, dice):
             seen["images"] = images
-            return Mean()(model, images, labels, generator)
+            return Mean().add(stack, images, labels, dice)
 
-    model, x, y = build(3), torch.rand(16, 1, 28, 28, generator=gen()), torch.arange(16) % 10
+    stack, x, y = Stack([build(3)]), torch.rand(16, 1, 28, 28, generator=gen()), torch.arange(16) % 10
     rule = Adversarial(Spy(), eps=0.1, steps=4, spread=spread)
-    gradient = rule(model, x, y, gen(5))
+    gradient = rule.add(stack, x, y, dice(5))
     attacked = seen["images"]
     moved = (attacked - x).abs().flatten(1).amax(1)  # the radius of each image, unless the box cut it everywhere
     assert moved.max() <= 0.1 * (1 + spread) + 1e-6
     assert moved.min() >= 0.1 * (1 - spread) - 1e-6
     assert (moved.std() > 0.01) == (spread > 0)
-    assert F.cross_entropy(model(attacked), y) > F.cross_entropy(model(x), y)
-    expected = Mean()(model, attacked, y, gen())
-    assert all(torch.equal(gradient[k], expected[k]) for k in expected)
+    assert F.cross_entropy(stack(attacked), y) > F.cross_entropy(stack(x), y)
+    assert torch.equal(gradient, Mean().add(stack, attacked, y, dice()))
 
 
 def test_adversarial_training_composes_with_privacy():
     rule = Adversarial(Private(0.3, 1.0, 40), eps=0.1, steps=2)
     recipe = Recipe("both", rule, 1, 20, 0.05, optimiser="sgd", sample_rate=1 / 3)
-    model, _ = train_one(recipe, toy(60), torch.ones(60, dtype=torch.bool), 0, CPU)
-    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(p.isfinite().all() for p in alone(recipe).values())
     assert recipe.guarantee(1e-5) == pytest.approx(epsilon(1.0, 1 / 3, 3, 1e-5))
     assert replace(recipe, sample_rate=None).guarantee(1e-5) is None  # shuffled batches prove nothing here
 
@@ -244,7 +280,7 @@ def test_a_model_does_not_depend_on_the_models_beside_it(regime, tmp_path):
     two = train(recipe_for(regime), data, members[:2], seed=1, store=Store(tmp_path / "b"), device=CPU)
     for a, b in zip(three.states, two.states, strict=False):
         assert all(torch.equal(a[k], b[k]) for k in a)
-    assert not torch.equal(three.states[0]["head.1.weight"], three.states[1]["head.1.weight"])
+    assert not torch.equal(three.states[0]["head.0.weight"], three.states[1]["head.0.weight"])
 
 
 def test_asking_twice_trains_once_and_gives_the_same(tmp_path):
@@ -287,4 +323,4 @@ def test_members_that_do_not_fit(members, message, tmp_path):
 def test_divergence_is_said(tmp_path):
     recipe = Recipe("standard", Mean(), 3, 10, 1e30, optimiser="sgd")
     with pytest.raises(FloatingPointError, match="lower"):
-        train_one(recipe, toy(60), torch.ones(60, dtype=torch.bool), 0, CPU)
+        alone(recipe)

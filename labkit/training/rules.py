@@ -1,9 +1,10 @@
-"""A regime is a gradient rule: ``(model, images, labels, generator) -> gradient``.
+"""A regime is a gradient rule: what each example adds, and what becomes of the sum.
 
-Training regimes differ in this one function, and the functions compose: a rule that moves the inputs
+Training regimes differ in these two functions, and they compose: a rule that moves the inputs
 (:class:`Adversarial`) holds a rule that makes the gradient, so ``Adversarial(Private(...), eps, steps)`` is
-adversarial training with differential privacy. Rules are frozen dataclasses: their ``repr`` is part of the
-key under which a trained model is stored.
+adversarial training with differential privacy. Since examples only add up, a batch can be computed in pieces, and
+for many models at once. Rules are frozen dataclasses: their ``repr`` is part of the key under which a trained model
+is stored.
 """
 
 from __future__ import annotations
@@ -11,26 +12,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from labkit.attacks import ascend
 from labkit.training.clipping import clipped_sum
-
-Gradient = dict[str, Tensor]  # by parameter name, shaped as the parameter
+from labkit.training.dice import Dice
+from labkit.training.stack import Stack
 
 
 class Rule(Protocol):
     """What the training loop asks of a regime."""
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Gradient:
-        """The gradient to step along.
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        """What a piece of the batch adds to the sum: [M, P].
 
         Args:
-            model: the classifier, its parameters as they are now.
-            images: [B, 1, 28, 28] in [0, 1]; labels: [B]. B may be 0 under Poisson sampling.
-            generator: the rule's randomness, on the images' device.
+            stack: M classifiers, their parameters as they are now.
+            images: [M B, 1, 28, 28] in [0, 1], B for each model; labels: [M B], -100 where there is no example.
+            dice: the piece's randomness, on the images' device.
+        """
+        ...
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        """The gradient to step along, [M, P], from the sum over the batch.
+
+        Args:
+            total: [M, P]; may be overwritten.
+            counts: [M, 1], examples in each model's batch; may be 0 under Poisson sampling.
+            dice: the batch's randomness, on the device.
         """
         ...
 
@@ -39,10 +49,11 @@ class Rule(Protocol):
 class Mean:
     """Empirical risk minimisation: the gradient of the batch's mean cross-entropy."""
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Gradient:
-        names, parameters = zip(*model.named_parameters(), strict=True)
-        loss = F.cross_entropy(model(images), labels)
-        return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        return stack.gradient(F.cross_entropy(stack(images), labels, reduction="sum"))
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        return total / counts.clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -66,14 +77,14 @@ class Adversarial:
     steps: int
     spread: float = 0.0
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Gradient:
-        def uniform(*shape: int) -> Tensor:  # in [-1, 1)
-            return 2 * torch.rand(shape, generator=generator, device=images.device) - 1
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        radius = self.eps * (1 + self.spread * (2 * dice.uniform(len(images), 1, 1, 1) - 1))  # [M B, 1, 1, 1]
+        start = (images + radius * (2 * dice.uniform(*images.shape) - 1)).clamp(0, 1)
+        attacked = ascend(stack, images, labels, radius, self.steps, 1.5 * radius / self.steps, start)
+        return self.rule.add(stack, attacked, labels, dice)
 
-        radius = self.eps * (1 + self.spread * uniform(len(images), 1, 1, 1))  # [B, 1, 1, 1]
-        start = (images + radius * uniform(*images.shape)).clamp(0, 1)
-        attacked = ascend(model, images, labels, radius, self.steps, 1.5 * radius / self.steps, start)
-        return self.rule(model, attacked, labels, generator)
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        return self.rule.finish(total, counts, dice)
 
 
 @dataclass(frozen=True)
@@ -88,22 +99,15 @@ class Private:
         clip: l2 bound on an example's gradient, over all parameters together.
         noise_multiplier: noise over ``clip``.
         expected_batch: sampling rate times number of examples.
-        chunk: examples whose gradients are in memory at once; changes the result by rounding only.
     """
 
     clip: float
     noise_multiplier: float
     expected_batch: int
-    chunk: int = 128
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Gradient:
-        total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-        for x, y in zip(images.split(self.chunk), labels.split(self.chunk), strict=True):
-            if len(x):
-                for name, part in clipped_sum(model, x, y, self.clip).items():
-                    total[name] += part
-        scale = self.noise_multiplier * self.clip
-        for part in total.values():
-            part += scale * torch.randn(part.shape, generator=generator, device=part.device)
-            part /= self.expected_batch
-        return total
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        return clipped_sum(stack, images, labels, self.clip)
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        noise = dice.normal(*total.shape)
+        return (total + self.noise_multiplier * self.clip * noise) / self.expected_batch

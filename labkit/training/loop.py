@@ -1,0 +1,202 @@
+"""The training loop: one for every rule, one model or a stack of them, one core or a GPU.
+
+A batch is computed in pieces, which a crew of threads shares on the CPU; the sum over pieces is taken in their order.
+So a model's parameters depend on the recipe, the data, its members and its seed, and not on how many cores or models
+worked beside it, bit for bit. On a GPU the batch is one piece, and a step is captured once and replayed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labkit.data import Dataset, Split
+from labkit.device import derive, generator, training_precision
+from labkit.training.capture import captured
+from labkit.training.dice import Dice
+from labkit.training.optimisers import OPTIMISERS
+from labkit.training.regimes import Recipe
+from labkit.training.stack import Stack
+from labkit.workers import PIECE, Crew, spread
+
+log = logging.getLogger(__name__)
+
+BLOCK = 64  # steps whose batches are sent to the device together
+
+Network = Callable[[int], nn.Module]  # a fresh network whose weights depend on the seed alone
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State after an epoch: loss and accuracy on the members (as trained on) and on the watched images."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """M trained models: their parameters by name, and what was watched, a list a model."""
+
+    states: list[dict[str, Tensor]]
+    histories: list[list[Progress]]
+
+
+def fit(
+    network: Network,
+    recipe: Recipe,
+    data: Dataset,
+    members: Tensor,
+    seeds: Sequence[int],
+    device: torch.device,
+    *,
+    crew: Crew,
+    piece: int = PIECE,
+    watch: bool = False,
+    tick: Tick = lambda images: None,
+) -> Fit:
+    """Train M models side by side.
+
+    Args:
+        network: makes each model from its seed.
+        recipe: how to train.
+        data: training images (and test images, to be watched).
+        members: bool [M, N], who trains on what; no row is empty.
+        seeds: M.
+        device: where.
+        crew: threads that share the pieces of a batch.
+        piece: examples of a model computed at once; a constant on the CPU, where it decides the rounding.
+        watch: note loss and accuracy on members and test images after every epoch.
+        tick: called with the number of images after each batch.
+
+    Raises:
+        FloatingPointError: a training that diverged.
+    """
+    stack = Stack([network(derive(seed, "weights")) for seed in seeds], device)
+    mine = [row.nonzero()[:, 0] for row in members]
+    steps = [recipe.steps(len(indices)) for indices in mine]
+    update, course = OPTIMISERS[recipe.optimiser]
+    optimiser = update(stack.theta)
+    # Each piece has its own: what it draws must not depend on which is computed first.
+    whole = Dice(seeds, "batch", device=device)
+    each = [Dice(seeds, "piece", slot, device=device) for slot in range(_slots(recipe, members, piece))]
+
+    def add(part: tuple[Tensor, Dice]) -> Tensor:
+        chosen, dice = part  # [M, b]
+        images, labels = data.train.batch(chosen.clamp(min=0).flatten())
+        images = images.to(stack.theta.dtype)
+        labels = torch.where(chosen.flatten() < 0, -100, labels)
+        if recipe.mirror:
+            images = torch.where(dice.uniform(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+        # The norms that DP-SGD clips by must hold: no bf16 there.
+        with training_precision(device) if recipe.sample_rate is None else torch.enable_grad():
+            return recipe.rule.add(stack, images, labels, dice)
+
+    def step(batch: Tensor, rate: Tensor) -> None:
+        """One step of all models: indices [M, B], -1 where there is none, and learning rates [M, 1]."""
+        pieces = batch.tensor_split(max(1, math.ceil(batch.shape[1] / piece)), dim=1)
+        total = sum(crew.map(add, list(zip(pieces, each, strict=False))))
+        counts = (batch >= 0).sum(1, keepdim=True)
+        optimiser.step(recipe.rule.finish(total, counts, whole), rate)
+
+    drawn_from = [g for dice in (whole, *each) for g in dice.generators]
+    run = captured(step, drawn_from) if device.type == "cuda" else step
+    orders = [generator(seed, "batches") for seed in seeds]
+    plans = [_batches(recipe, *of_model) for of_model in zip(mine, steps, orders, strict=True)]
+    ends = {round(max(steps) * epoch / recipe.epochs) for epoch in range(1, recipe.epochs + 1)} if watch else set()
+    histories: list[list[Progress]] = [[] for _ in seeds]
+    done = 0
+    together = zip_longest(*plans, fillvalue=torch.empty(0, dtype=torch.long))
+    while block := list(islice(together, BLOCK)):
+        batches = _padded(recipe, block).to(device)  # [S, M, B]
+        courses = [[course(done + s, n) if done + s < n else 0.0 for n in steps] for s in range(len(block))]
+        rates = recipe.learning_rate * torch.tensor(courses).to(stack.theta)[..., None]  # [S, M, 1]
+        for batch, rate, drawn in zip(batches, rates, block, strict=True):
+            run(batch, rate)
+            done += 1
+            tick(sum(map(len, drawn)))
+            if done in ends:
+                for m, state in enumerate(stack.states()):
+                    histories[m].append(_look(network, state, data, mine[m], len(histories[m]) + 1))
+    if not stack.theta.isfinite().all():
+        raise FloatingPointError(
+            f"training {recipe.regime!r} diverged at learning rate {recipe.learning_rate}; lower it"
+        )
+    return Fit(stack.states(), histories)
+
+
+def _slots(recipe: Recipe, members: Tensor, piece: int) -> int:
+    """Pieces that a batch may have at most."""
+    most = recipe.batch_size if recipe.sample_rate is None else int(members.sum(1).max())
+    return math.ceil(most / piece)
+
+
+def _batches(recipe: Recipe, mine: Tensor, steps: int, order: torch.Generator) -> Iterator[Tensor]:
+    """Indices of one model's examples, a tensor a step; drawn on the CPU, so that they do not depend on the device."""
+    n = len(mine)
+    if recipe.sample_rate is not None:
+        for _ in range(steps):
+            yield mine[torch.rand(n, generator=order) < recipe.sample_rate]
+        return
+    for _ in range(recipe.epochs):
+        shuffled = mine[torch.randperm(n, generator=order)]
+        # The last, smaller batch is left out: its images come elsewhere in the next epoch's order.
+        yield from shuffled[: max(1, n // recipe.batch_size) * recipe.batch_size].split(recipe.batch_size)
+
+
+def _padded(recipe: Recipe, block: list[tuple[Tensor, ...]]) -> Tensor:
+    """Batches of S steps and M models as one [S, M, B], filled up with -1.
+
+    Poisson batches are filled up to whole pieces: a kernel is prepared anew for every size it meets.
+    """
+    width = max(len(batch) for step in block for batch in step)
+    if recipe.sample_rate is not None:
+        width = PIECE * max(1, math.ceil(width / PIECE))
+    rows = [F.pad(batch, (0, width - len(batch)), value=-1) for step in block for batch in step]
+    return torch.stack(rows).view(len(block), -1, width)
+
+
+def _look(network: Network, state: dict[str, Tensor], data: Dataset, mine: Tensor, epoch: int) -> Progress:
+    """Loss and accuracy now; of the members a fixed sample as large as the test set at most."""
+    model = restored(network, state)
+    sample = mine[: len(data.test)].to(data.train.labels.device)
+    seen = Split(data.train.pixels[sample], data.train.labels[sample])
+    figures = []
+    for split in (seen, data.test):
+        logits = predict(model, split)
+        figures += [
+            F.cross_entropy(logits, split.labels).item(),
+            (logits.argmax(1) == split.labels).float().mean().item(),
+        ]
+    return Progress(epoch, *figures)
+
+
+def restored(network: Network, state: dict[str, Tensor]) -> nn.Module:
+    """A network with these parameters, where they are; in eval mode, parameters frozen."""
+    model = network(0)
+    model.load_state_dict(state)
+    device = next(iter(state.values())).device
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split) -> Tensor:
+    """Logits [N, C] of one model on a split, in float32."""
+    device = split.pixels.device
+
+    def logits(part: slice) -> Tensor:
+        with torch.no_grad():  # a thread's own state
+            return model(split.batch(torch.arange(part.start, part.stop, device=device))[0])
+
+    return torch.cat(spread(logits, len(split), device))

@@ -1,0 +1,58 @@
+"""Who trains which models when: a core a model on the CPU, side by side on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.workers import PIECE, Crew, halved
+
+Tick = Callable[[int], None]
+Entry = tuple[dict[str, Tensor], dict[str, Any]]  # a trained model's parameters, and facts about its training
+Make = Callable[[Sequence[int], Crew, int, Tick], list[Entry]]  # models by index, trained side by side in such pieces
+Keep = Callable[[int, Callable[[], Entry]], None]  # a model by index, made now unless somebody made it meanwhile
+
+WHOLE = 1 << 30  # a piece as large as any batch
+FIRST_CUT = 16_384  # what a batch is taken for that was too large as a whole
+
+
+def one_a_core(make: Make, keep: Keep, indices: Sequence[int], tick: Tick) -> None:
+    """Models shared out to the cores; where cores are left over, they share the pieces of each model's batches."""
+    cores = torch.get_num_threads()
+    at_once = max(1, min(len(indices), cores))
+    with Crew(at_once) as crew:
+
+        def beat(images: int) -> None:
+            crew.check()
+            tick(images)
+
+        def one(index: int) -> None:
+            with Crew(cores // at_once) as own:
+                keep(index, lambda: make([index], own, PIECE, beat)[0])
+
+        crew.map(one, indices)
+
+
+def side_by_side(make: Make, keep: Keep, indices: Sequence[int], tick: Tick, at_once: int | None = None) -> None:
+    """Models stacked, all at once or ``at_once``; where memory runs out, half as many, then in half the piece.
+
+    Raises:
+        torch.OutOfMemoryError: one image of one model is too much.
+    """
+    left, together, piece = list(indices), at_once or len(indices), WHOLE
+    while left:
+        part = left[:together]
+        try:
+            entries = make(part, Crew(1), piece, tick)
+        except torch.OutOfMemoryError:
+            if len(part) > 1:
+                together = halved(len(part), f"out of memory with {len(part)} models side by side")
+            else:
+                piece = halved(min(piece, FIRST_CUT), "out of memory with pieces of a batch of one model")
+            continue
+        for index, entry in zip(part, entries, strict=True):
+            keep(index, lambda entry=entry: entry)
+        left = left[together:]

@@ -1,0 +1,293 @@
+"""Many models as one: the same numbers whatever stands beside, in whatever pieces, after whatever went wrong."""
+
+import logging
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from labkit.data import Dataset, Split
+from labkit.networks import build
+from labkit.store import Store
+from labkit.training import Adversarial, Mean, Private, Recipe, schedule, train
+from labkit.training import loop as loop_module
+from labkit.training.dice import Dice
+from labkit.training.loop import fit
+from labkit.training.optimisers import OPTIMISERS, SGD, AdamW
+from labkit.training.stack import Stack
+from labkit.workers import Crew, Stopped, spread
+
+CPU = torch.device("cpu")
+OUT_OF_MEMORY = torch.OutOfMemoryError
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def toy(n=150, seed=0):
+    pixels = torch.randint(0, 256, (n, 1, 28, 28), generator=gen(seed), dtype=torch.uint8)
+    split = Split(pixels, torch.arange(n) % 10)
+    return Dataset("toy", "toy", split, split, tuple("0123456789"), f"toy-{n}-{seed}")
+
+
+RECIPES = {
+    "standard": Recipe("standard", Mean(), 2, 16, 3e-3),
+    "pgd": Recipe("pgd", Adversarial(Mean(), 0.1, 2, 1.0), 1, 16, 3e-3, mirror=True),
+    "dp": Recipe("dp", Private(0.5, 0.3, 40), 2, 40, 0.1, optimiser="sgd", sample_rate=0.4),
+    "both": Recipe(
+        "both", Adversarial(Private(0.5, 0.3, 40), 0.1, 2), 1, 40, 0.1, optimiser="sgd", sample_rate=0.4, mirror=True
+    ),
+}
+
+
+def fitted(recipe, members, seeds, threads=1, data=None, network=build, **more):
+    with Crew(threads) as crew:
+        return fit(network, recipe, data or toy(), members, seeds, CPU, crew=crew, **more).states
+
+
+def precise(seed):
+    return build(seed).double()
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    """No bf16: what is left between two ways is rounding."""
+    monkeypatch.setattr(loop_module, "training_precision", lambda device: nullcontext())
+
+
+def same(a, b, **tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        if tolerance:
+            torch.testing.assert_close(a[name], b[name], **tolerance)
+        else:
+            assert torch.equal(a[name], b[name]), name
+
+
+# Ensembles equal single models
+
+
+@pytest.mark.parametrize("regime", RECIPES)
+def test_models_side_by_side_equal_models_alone(regime, in_float64):
+    members = torch.rand(3, 150, generator=gen(1)) < torch.tensor([[0.5], [0.9], [0.7]])  # not all as many steps
+    whole = {"piece": schedule.WHOLE, "network": precise}
+    together = fitted(RECIPES[regime], members, [5, 6, 7], **whole)
+    for index in range(3):
+        (alone,) = fitted(RECIPES[regime], members[index : index + 1], [5 + index], **whole)
+        same(together[index], alone, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(together[0]["head.0.weight"], together[1]["head.0.weight"], atol=1e-2)
+
+
+def test_stacked_layers_equal_their_networks():
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(  # noqa: E731
+        nn.Conv2d(1, 3, (5, 3), stride=(2, 1), padding=(0, 1)),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(3 * 12 * 28, 7, bias=False),
+    )
+    networks = [make().double() for _ in range(4)]
+    x = torch.rand(4 * 5, 1, 28, 28, generator=gen()).double().requires_grad_()
+    stack = Stack(networks)
+    logits = stack(x)
+    (slope,) = torch.autograd.grad(logits.square().sum(), x, retain_graph=True)
+    gradient = stack.gradient(logits.square().sum())
+    for m, network in enumerate(networks):
+        part = x[5 * m : 5 * m + 5].detach().requires_grad_()
+        alone = network(part)
+        torch.testing.assert_close(logits[5 * m : 5 * m + 5], alone)
+        expected = torch.autograd.grad(alone.square().sum(), [part, *network.parameters()])
+        torch.testing.assert_close(slope[5 * m : 5 * m + 5], expected[0])
+        torch.testing.assert_close(gradient[m], torch.cat([g.flatten() for g in expected[1:]]))
+    assert [{k: v.shape for k, v in s.items()} for s in stack.states()] == [
+        {k: v.shape for k, v in n.state_dict().items()} for n in networks
+    ]
+
+
+# Results do not depend on who computes them
+
+
+@pytest.mark.parametrize("regime", RECIPES)
+def test_bit_equal_on_any_number_of_cores(regime):
+    data, members = toy(400), torch.ones(1, 400, dtype=torch.bool)
+    recipe = replace(RECIPES[regime], batch_size=150)  # three pieces
+    (one,) = fitted(recipe, members, [3], threads=1, data=data)
+    (three,) = fitted(recipe, members, [3], threads=3, data=data)
+    same(one, three)
+
+
+def test_bit_equal_whatever_stands_beside_and_in_two_runs(tmp_path):
+    data, members = toy(), torch.rand(5, 150, generator=gen(2)) < 0.6
+    call = {"seed": 1, "device": CPU, "watch": True}
+    five = train(RECIPES["pgd"], data, members, store=Store(tmp_path / "a"), **call)
+    again = train(RECIPES["pgd"], data, members, store=Store(tmp_path / "b"), **call)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        two = train(RECIPES["pgd"], data, members[:2], store=Store(tmp_path / "c"), **call)
+    finally:
+        torch.set_num_threads(before)
+    for index in range(5):
+        same(five.states[index], again.states[index])
+        assert five.histories[index] == again.histories[index]
+    for index in range(2):
+        same(five.states[index], two.states[index])
+        assert five.histories[index] == two.histories[index]
+
+
+@pytest.mark.parametrize("regime", ["standard", "dp"])  # the others draw by piece
+def test_pieces_change_the_rounding_only(regime, in_float64):
+    members = torch.ones(1, 150, dtype=torch.bool)
+    recipe = replace(RECIPES[regime], batch_size=75)
+    (whole,) = fitted(recipe, members, [0], piece=schedule.WHOLE, network=precise)
+    (pieces,) = fitted(recipe, members, [0], piece=20, network=precise)
+    same(whole, pieces, rtol=1e-9, atol=1e-9)
+
+
+# Memory that runs out
+
+
+class Greedy:
+    """Mean, in a memory that holds so many images."""
+
+    def __init__(self, limit):
+        self.limit, self.seen = limit, []
+
+    def add(self, stack, images, labels, dice):
+        self.seen.append(len(images))
+        if len(images) > self.limit:
+            raise OUT_OF_MEMORY("CUDA out of memory (simulated)")
+        return Mean().add(stack, images, labels, dice)
+
+    def finish(self, total, counts, dice):
+        return Mean().finish(total, counts, dice)
+
+    def __repr__(self):
+        return "Greedy()"
+
+
+@pytest.mark.parametrize(
+    ("limit", "largest", "halvings"),
+    [(1000, 96, 0), (48, 48, 1), (16, 16, 2), (5, 4, 4)],  # 6 models of 16 images a batch; 3 models; 1; 4 images of it
+)
+def test_running_out_of_memory_halves_the_work_and_goes_on(
+    limit, largest, halvings, tmp_path, in_float64, monkeypatch, caplog
+):
+    data, members, rule = toy(), torch.ones(6, 150, dtype=torch.bool), Greedy(limit)
+    recipe = Recipe("standard", rule, 1, 16, 3e-3)
+    call = {"seed": 0, "device": CPU, "network": precise}
+    plain = train(replace(recipe, rule=Mean()), data, members, store=Store(tmp_path / "a"), **call)
+    monkeypatch.setattr("labkit.training.ensemble.one_a_core", schedule.side_by_side)  # as on a GPU
+    monkeypatch.setattr(schedule, "FIRST_CUT", 16)
+    with caplog.at_level(logging.WARNING):
+        found = train(recipe, data, members, store=Store(tmp_path / "b"), **call)
+    assert max(n for n in rule.seen if n <= limit) == largest
+    assert len(caplog.records) == halvings
+    assert all("out of memory" in r.message for r in caplog.records)
+    for a, b in zip(found.states, plain.states, strict=True):
+        same(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_an_image_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.training.ensemble.one_a_core", schedule.side_by_side)
+    recipe = Recipe("standard", Greedy(0), 1, 16, 3e-3)
+    with pytest.raises(OUT_OF_MEMORY):
+        train(recipe, toy(), torch.ones(2, 150, dtype=torch.bool), seed=0, store=Store(tmp_path), device=CPU)
+
+
+def test_chunks_of_images_are_halved_where_memory_runs_out(caplog):
+    lengths = []
+
+    def work(part):
+        lengths.append(part.stop - part.start)
+        if lengths[-1] > 1100:
+            raise OUT_OF_MEMORY("simulated")
+        return torch.arange(part.start, part.stop)
+
+    gpu = type("Device", (), {"type": "cuda", "__str__": lambda self: "cuda"})()
+    found = torch.cat(spread(work, 5000, gpu))
+    assert torch.equal(found, torch.arange(5000))
+    assert lengths == [4096, 2048, 1024, 1024, 1024, 1024, 904]
+    assert len(caplog.records) == 2
+
+
+# Optimisers, against torch's
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_optimisers_equal_torch(name, theirs):
+    ours, course = OPTIMISERS[name]
+    theta = torch.randn(2, 7, generator=gen()).double()
+    reference = [nn.Parameter(row.clone()) for row in theta]
+    mine = ours(theta)
+    more = {"momentum": 0.9} if name == "sgd" else {}
+    others = [theirs([p], lr=1.0, **more) for p in reference]
+    for t in range(25):
+        gradient = torch.randn(2, 7, generator=gen(t)).double()
+        rates = torch.tensor([[0.1 * course(t, 25)], [0.03 * course(t, 30)]]).double()
+        mine.step(gradient, rates)
+        for other, parameter, g, rate in zip(others, reference, gradient, rates, strict=True):
+            other.param_groups[0]["lr"] = rate.item()
+            parameter.grad = g
+            other.step()
+    torch.testing.assert_close(theta, torch.stack([p.detach() for p in reference]))
+
+
+@pytest.mark.parametrize("update", [AdamW, SGD])
+def test_at_rate_zero_a_model_stays(update):
+    theta = torch.randn(2, 5, generator=gen())
+    before, optimiser = theta.clone(), update(theta)
+    for t in range(3):
+        optimiser.step(torch.randn(2, 5, generator=gen(t)), torch.tensor([[0.0], [0.1]]))
+    assert torch.equal(theta[0], before[0])
+    assert not torch.equal(theta[1], before[1])
+
+
+def test_each_model_draws_as_it_would_alone():
+    together, alone = Dice([3, 4], "x"), [Dice([seed], "x") for seed in (3, 4)]
+    for draw in ("uniform", "normal", "uniform"):
+        found = getattr(together, draw)(6, 2)
+        assert torch.equal(found, torch.cat([getattr(d, draw)(3, 2) for d in alone]))
+
+
+# The crew
+
+
+def test_a_crew_keeps_the_order_and_each_thread_one_core():
+    with Crew(3) as crew:
+        assert crew.map(lambda i: (i * i, torch.get_num_threads()), range(50)) == [(i * i, 1) for i in range(50)]
+    assert torch.get_num_threads() >= 1
+
+
+def test_threads_of_a_crew_work_at_the_same_time():
+    meeting = threading.Barrier(3, timeout=20)
+    with Crew(3) as crew:
+        crew.map(lambda _: meeting.wait(), range(3))
+
+
+def test_a_failure_stops_the_others_and_is_the_one_that_is_told():
+    started = threading.Event()
+
+    def work(index):
+        if index == 1:
+            started.wait(20)
+            raise ValueError("broken")
+        started.set()
+        for _ in range(2000):
+            crew.check()
+            threading.Event().wait(0.01)
+
+    with Crew(2) as crew, pytest.raises(ValueError, match="broken"):
+        crew.map(work, range(2))
+    with pytest.raises(Stopped):
+        crew.map(work, range(2))
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    spread(lambda part: part, 300, CPU)
+    assert torch.get_num_threads() == before

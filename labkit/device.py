@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,8 +11,13 @@ from pathlib import Path
 import torch
 
 
-def resolve(name: str = "auto") -> torch.device:
+def resolve(name: str = "auto", *, deterministic: bool = False) -> torch.device:
     """The device to run on: ``auto`` is cuda where there is one.
+
+    Args:
+        name: ``auto``, ``cpu`` or ``cuda``.
+        deterministic: on a GPU, kernels whose sums do not depend on the order in which they happen to end. On the CPU
+            that is so anyway.
 
     Raises:
         RuntimeError: ``cuda`` was asked for and there is none.
@@ -23,6 +29,9 @@ def resolve(name: str = "auto") -> torch.device:
     if name == "cuda":
         # What is reported is float32; TF32 would keep 10 bits of its 23.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(deterministic)
     return torch.device(name)
 
 

@@ -76,7 +76,7 @@ class Lab:
 
     def __init__(self, params: Params, store: Store | None = None):
         self.params = params
-        self.device = device.resolve(params.device)
+        self.device = device.resolve(params.device, deterministic=params.deterministic)
         self.store = store or Store()
         self.rows: list[Row] = []
         self.checks: list[Check] = []

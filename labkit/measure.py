@@ -19,7 +19,7 @@ from labkit.intervals import bootstrap, student_t, wilson
 from labkit.membership import SHADOWLESS, Audit, roc
 from labkit.results import Row, row
 
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> attacked images
+Trial = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> bool [N], which images stand
 FPRS = (0.01, 0.001)  # where the true-positive rate of a membership attack is read
 
 
@@ -135,12 +135,17 @@ def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **fact
     return rows
 
 
-def survivors(models: Iterable[nn.Module], attack: Attack, images: Tensor, labels: Tensor, standing: Tensor) -> Tensor:
-    """Which images each model still classifies right after an attack.
+def after(attack: Callable[..., Tensor], model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """Which images are right after ``attack(model, images, labels, eps) -> images``: bool [N]."""
+    return correct(model, attack(model, images, labels, eps), labels)
+
+
+def survivors(models: Iterable[nn.Module], trial: Trial, images: Tensor, labels: Tensor, standing: Tensor) -> Tensor:
+    """Which images each model still classifies right when it is attacked.
 
     Args:
         models: M classifiers.
-        attack: ``(model, images, labels) -> images``.
+        trial: ``(model, images, labels) -> bool [N]``, e.g. :func:`labkit.attacks.withstand` with its settings.
         images: [N, 1, 28, 28] in [0, 1]; labels: [N].
         standing: bool [M, N], what is worth attacking: a point that an earlier attack broke stays broken.
 
@@ -152,5 +157,5 @@ def survivors(models: Iterable[nn.Module], attack: Attack, images: Tensor, label
         points = alive.nonzero()[:, 0]
         if len(points):
             x, y = images[points.to(images.device)], labels[points.to(labels.device)]
-            alive[points] = correct(model, attack(model, x, y), y).cpu()
+            alive[points] = trial(model, x, y).cpu()
     return left

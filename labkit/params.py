@@ -63,6 +63,9 @@ class Params(BaseModel):
     # Where and on what
     seed: Int = Field(0, ge=0, lt=2**31, description="root of all randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    deterministic: bool = Field(
+        False, strict=True, description="on a GPU: bit-equal numbers from one seed, at a cost; a CPU always gives them"
+    )
     dataset: Literal["auto", "fashion_mnist", "digits"] = Field(
         "auto", description="auto: FashionMNIST if it can be had, else the bundled digits"
     )

@@ -17,6 +17,7 @@ from labkit.training import loop as loop_module
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
 from labkit.training.optimisers import OPTIMISERS, SGD, AdamW
+from labkit.training.repeatable import cost_of_repeating
 from labkit.training.stack import Stack
 from labkit.workers import Crew, Stopped, spread
 
@@ -146,6 +147,15 @@ def test_pieces_change_the_rounding_only(regime, in_float64):
     (whole,) = fitted(recipe, members, [0], piece=schedule.WHOLE, network=precise)
     (pieces,) = fitted(recipe, members, [0], piece=20, network=precise)
     same(whole, pieces, rtol=1e-9, atol=1e-9)
+
+
+def test_the_cost_of_repeating_is_a_ratio_and_leaves_no_trace(monkeypatch):
+    counted = []
+    monkeypatch.setattr("labkit.training.repeatable.fit", lambda *args, **_: counted.append((len(args[4]), flag())))
+    flag = torch.are_deterministic_algorithms_enabled
+    assert cost_of_repeating(RECIPES["standard"], toy(), CPU, models=3) > 0
+    assert counted == [(1, True)] * 6 + [(3, False)] * 2
+    assert not flag()
 
 
 # Memory that runs out

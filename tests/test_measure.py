@@ -81,7 +81,10 @@ def test_survivors_attacks_only_what_stands():
         sizes.append(len(x))
         return x + 0.25 * torch.where(y == 1, -1.0, 1.0).view(-1, 1, 1, 1)
 
-    left = measure.survivors([Brightness()], towards_grey, images, labels, standing)
+    def trial(model, x, y):
+        return measure.after(lambda model, x, y, eps: towards_grey(model, x, y), model, x, y, 0.25)
+
+    left = measure.survivors([Brightness()], trial, images, labels, standing)
     assert sizes == [8]
     assert left[0].tolist() == [False, True, False, False, False, False, False, True, True]
     assert standing[0].sum() == 8  # the argument is left alone

@@ -19,7 +19,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "misspelt": ("epoch: 3", ["epoch: unknown parameter; did you mean epochs?"]),
     "misspelt, dashes": ("batch-size: 3", ["did you mean batch_size?"]),
     "other case": ("Seed: 3", ["Seed: unknown parameter; did you mean seed?"]),
-    "far from all": ("zzz: 3", ["zzz: unknown parameter; known are seed, device, dataset"]),
+    "far from all": ("zzz: 3", ["zzz: unknown parameter; known are seed, device, deterministic"]),
     "empty name": ("'': 3", [": unknown parameter; known are"]),
     "nested": ("attack:\n  eps: 0.1", ["attack: unknown parameter"]),
     "name with a space": ("'seed ': 3", ["did you mean seed?"]),

@@ -4,6 +4,10 @@ Each form is a handful of small pure functions of batched tensors; the EM loop d
 batch axis comes first: ``C`` mixtures (the classes of a classifier) of ``K`` components over ``N`` points [C, N, D].
 ``factor`` P is a matrix with P P^T = inverse covariance (a vector for the diagonal form, 1 / standard deviation), so
 that a squared Mahalanobis distance is |(x - mean) P|^2 and half a log-determinant is -sum log diag P.
+
+A Gaussian is an exponential family: log N(x | k) = <natural_k, statistics(x)>, and its maximum-likelihood estimate
+needs no more than the weighted sums of the statistics (Bishop 2006, section 2.4). With the statistics at hand, an EM
+step is two matrix products.
 """
 
 from __future__ import annotations
@@ -17,10 +21,20 @@ from torch import Tensor
 class Diagonal:
     """Covariances [C, K, D]: variances along the axes."""
 
-    def scatter(self, x: Tensor, resp: Tensor, means: Tensor, counts: Tensor) -> Tensor:
-        """Weighted covariance about ``means``: x [C, N, D], resp [C, N, K], counts [C, K] -> [C, K, D]."""
-        second = resp.mT @ (x * x) / counts[..., None]  # [C, K, D]
-        first = resp.mT @ x / counts[..., None]  # [C, K, D]
+    def statistics(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """1, x and the squares of its elements: [C, D, N] -> [C, F, N], in ``out`` where that is given and fits."""
+        return torch.cat([torch.ones_like(x[:, :1]), x, x * x], 1)
+
+    def natural(self, means: Tensor, factor: Tensor) -> Tensor:
+        """Coefficients of the statistics in log N(x | mean, covariance): [C, K, F]."""
+        precision = factor * factor  # [C, K, D]
+        linear = means * precision
+        constant = factor.log().sum(-1) - ((means * linear).sum(-1) + means.shape[-1] * math.log(2 * math.pi)) / 2
+        return torch.cat([constant[..., None], linear, -precision / 2], -1)
+
+    def scatter(self, average: Tensor, means: Tensor) -> Tensor:
+        """Covariance about ``means`` from averages [C, K, F] of the statistics: [C, K, D]."""
+        _, first, second = average.split([1, means.shape[-1], means.shape[-1]], -1)
         return second - 2 * means * first + means * means
 
     def at_least(self, covariances: Tensor, floor: Tensor) -> Tensor:
@@ -56,15 +70,41 @@ class Diagonal:
 
 
 class Full:
-    """Covariances [C, K, D, D]. Loops over K: the memory of one component at a time, [C, N, D]."""
+    """Covariances [C, K, D, D]."""
 
-    def scatter(self, x: Tensor, resp: Tensor, means: Tensor, counts: Tensor) -> Tensor:
-        """Weighted covariance about ``means``: x [C, N, D], resp [C, N, K], counts [C, K] -> [C, K, D, D]."""
-        parts = []
-        for k in range(means.shape[1]):
-            centred = (x - means[:, k, None]) * resp[..., k, None].sqrt()  # [C, N, D]
-            parts.append(centred.mT @ centred / counts[:, k, None, None])  # [C, D, D]
-        return torch.stack(parts, 1)
+    def statistics(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """1, x and the products of its elements, each pair once: [C, D, N] -> [C, F, N], in ``out`` if that fits."""
+        size, at = x.shape[1], 1 + x.shape[1]
+        shape = (len(x), at + size * (size + 1) // 2, x.shape[2])
+        found = x.new_empty(shape) if out is None or out.shape != shape else out
+        found[:, 0], found[:, 1:at] = 1, x
+        for i in range(size):
+            torch.mul(x[:, i, None], x[:, i:], out=found[:, at : at + size - i])
+            at += size - i
+        return found
+
+    def natural(self, means: Tensor, factor: Tensor) -> Tensor:
+        """Coefficients of the statistics in log N(x | mean, covariance): [C, K, F]."""
+        precision = factor @ factor.mT  # [C, K, D, D]
+        linear = (precision @ means[..., None])[..., 0]  # [C, K, D]
+        half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = half_log_det - ((means * linear).sum(-1) + means.shape[-1] * math.log(2 * math.pi)) / 2
+        rows, columns = self._pairs(means)
+        pairs = precision[..., rows, columns] * torch.where(rows == columns, -0.5, -1.0).to(means)
+        return torch.cat([constant[..., None], linear, pairs], -1)
+
+    def scatter(self, average: Tensor, means: Tensor) -> Tensor:
+        """Covariance about ``means`` from averages [C, K, F] of the statistics: [C, K, D, D]."""
+        size = means.shape[-1]
+        rows, columns = self._pairs(means)
+        second = average.new_empty(*means.shape, size)
+        second[..., rows, columns] = second[..., columns, rows] = average[..., 1 + size :]
+        cross = average[..., 1 : 1 + size, None] * means[..., None, :]
+        return second - cross - cross.mT + means[..., None] * means[..., None, :]
+
+    def _pairs(self, x: Tensor) -> Tensor:
+        """Row and column of each element of the upper triangle: [2, D (D + 1) / 2]."""
+        return torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
 
     def at_least(self, covariances: Tensor, floor: Tensor) -> Tensor:
         """The most likely covariances among those with ``covariance - diag(floor)`` positive semi-definite.
@@ -89,7 +129,7 @@ class Full:
         return torch.linalg.solve_triangular(lower, identity, upper=False).mT
 
     def log_density(self, x: Tensor, means: Tensor, factor: Tensor) -> Tensor:
-        """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]."""
+        """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]; the memory of one component at a time."""
         squares = []
         for k in range(means.shape[1]):
             white = x @ factor[:, k] - means[:, k, None] @ factor[:, k]  # [C, N, D]

@@ -14,15 +14,18 @@ Two regularisations, both inside the objective, so that it *never falls* (Bishop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from labkit.mixture.covariance import Diagonal, Full
+from labkit.workers import GPU_CHUNK, Crew
 
 LLOYD_STEPS = 10
+ROWS = 512  # points of a mixture at once on the CPU
 
 
 class Mixtures(NamedTuple):
@@ -67,20 +70,38 @@ def log_joint(x: Tensor, mixtures: Mixtures, form: Diagonal | Full) -> Tensor:
 
 
 def expectation(x: Tensor, mask: Tensor, mixtures: Mixtures, form: Diagonal | Full) -> tuple[Tensor, Tensor]:
-    """E step: responsibilities [C, N, K] (zero for masked rows) and the log-likelihood per point [C]."""
-    joint = log_joint(x, mixtures, form)
-    evidence = joint.logsumexp(-1)  # [C, N]
-    resp = (joint - evidence[..., None]).exp() * mask[..., None]
-    return resp, (evidence * mask).sum(-1) / mask.sum(-1)
+    """E step: the expected sums of the statistics [C, K, F], and the log-likelihood per point [C]."""
+    natural = form.natural(mixtures.means, form.factor(mixtures.covariances))  # [C, K, F]
+    natural[..., 0] += mixtures.weights.log()
+    sums, likelihood, stats = torch.zeros_like(natural), natural.new_zeros(len(x)), None
+    for points, real in _blocks(x, mask):  # [C, D, n], [C, n]
+        stats = form.statistics(points, stats)  # [C, F, n]; memory that is used again is in the cache already
+        joint = natural @ stats  # [C, K, n], log(weight_k N(x | k))
+        highest = joint.amax(1, keepdim=True)
+        resp = joint.sub_(highest).exp_()
+        total = resp.sum(1, keepdim=True)  # [C, 1, n]
+        likelihood += ((total.log() + highest)[:, 0] * real).sum(-1)
+        resp *= real[:, None] / total
+        sums += resp @ stats.mT
+    return sums, likelihood / mask.sum(-1)
 
 
-def maximisation(x: Tensor, resp: Tensor, old: Mixtures, form: Diagonal | Full, prior: Prior) -> Mixtures:
-    """M step. A component that answers for no point keeps its place, with weight zero."""
-    counts = resp.sum(1)  # [C, K]
-    empty = counts < 10 * torch.finfo(x.dtype).eps
+def _blocks(*by_point: Tensor) -> Iterator[list[Tensor]]:
+    """Tensors [C, N] or [C, N, D], cut along N, the points last: what is made of a block stays in the cache."""
+    rows = ROWS if by_point[0].device.type == "cpu" else GPU_CHUNK
+    for start in range(0, by_point[0].shape[1], rows):
+        cuts = [t[:, start : start + rows] for t in by_point]
+        yield [cut.mT.contiguous() if cut.ndim == 3 else cut for cut in cuts]
+
+
+def maximisation(sums: Tensor, old: Mixtures, form: Diagonal | Full, prior: Prior) -> Mixtures:
+    """M step from the sums of the statistics [C, K, F]. A component of no point keeps its place, with weight zero."""
+    counts = sums[..., 0]  # [C, K]
+    empty = counts < 10 * torch.finfo(sums.dtype).eps
     safe = counts.masked_fill(empty, 1.0)
-    means = torch.where(empty[..., None], old.means, resp.mT @ x / safe[..., None])  # [C, K, D]
-    scatter = form.scatter(x, resp, means, safe)
+    average = sums / safe[..., None]
+    means = torch.where(empty[..., None], old.means, average[..., 1 : 1 + old.means.shape[-1]])  # [C, K, D]
+    scatter = form.scatter(average, means)
     wide = (...,) + (None,) * (scatter.ndim - 2)
     mixed = (safe[wide] * scatter + prior.strength * prior.target) / (safe + prior.strength)[wide]
     covariances = torch.where(empty[wide], old.covariances, form.at_least(mixed, prior.floor))
@@ -97,12 +118,13 @@ def maximise(
     history: list[list[float]] = [[] for _ in x]
     for _ in range(max_iter):
         active = (~converged).nonzero()[:, 0]
-        rows, weights, current = x[active], mask[active], found.take(active)
-        resp, objective = expectation(rows, weights, current, form)
+        rows, weights = (x, mask) if len(active) == len(x) else (x[active], mask[active])
+        current = found.take(active)
+        sums, objective = expectation(rows, weights, current, form)
         if prior.strength:
             belief = form.log_prior(form.factor(current.covariances), prior.target).sum(-1)
             objective = objective + prior.strength * belief / weights.sum(-1)
-        for part, new in zip(found, maximisation(rows, resp, current, form, prior), strict=True):
+        for part, new in zip(found, maximisation(sums, current, form, prior), strict=True):
             part[active] = new
         for c, value in zip(active.tolist(), objective.tolist(), strict=True):
             converged[c] = bool(history[c]) and abs(value - history[c][-1]) < tol
@@ -141,19 +163,47 @@ def fit(
     x = (x - shift) * mask[..., None]  # small numbers: the diagonal form subtracts squares
     prior = Prior(floor, 0.0, torch.zeros_like(form.part(floor.diag())))
     best: Fit | None = None
+
+    def started(part: slice) -> Tensor:
+        return lloyd(x[part], mask[part], seed_centres(x[part], mask[part], components, generators[part]))
+
+    def begun(part: slice, centres: Tensor, prior: Prior) -> Mixtures:
+        return from_centres(x[part], mask[part], centres[part], form, prior)
+
+    def climbed(part: slice, begin: Mixtures, prior: Prior) -> Fit:
+        own = Mixtures(*(of_all[part] for of_all in begin))
+        return maximise(x[part], mask[part], own, form, prior, tol=tol, max_iter=max_iter)
+
     for _ in range(n_init):
-        centres = lloyd(x, mask, seed_centres(x, mask, components, generators))
-        begin = from_centres(x, mask, centres, form, prior)
+        centres = torch.cat(_each(started, x))
+        begin = _joined(_each(partial(begun, centres=centres, prior=prior), x))
         if shrinkage and not prior.strength:
             counts = begin.weights * mask.sum(1)[:, None]  # [C, K]
             pooled = torch.tensordot(counts, begin.covariances, 2) / counts.sum()
             prior = Prior(floor, shrinkage, pooled)
-            begin = from_centres(x, mask, centres, form, prior)
+            begin = _joined(_each(partial(begun, centres=centres, prior=prior), x))
         begin = start(begin._replace(means=begin.means + shift))
         begin = begin._replace(means=begin.means - shift)
-        found = maximise(x, mask, begin, form, prior, tol=tol, max_iter=max_iter)
+        fits = _each(partial(climbed, begin=begin, prior=prior), x)
+        found = Fit(
+            _joined([fit.mixtures for fit in fits]),
+            torch.cat([fit.converged for fit in fits]),
+            [history for fit in fits for history in fit.history],
+        )
         best = found if best is None else _better(best, found)
     return best._replace(mixtures=best.mixtures._replace(means=best.mixtures.means + shift))
+
+
+def _each(function: Callable[[slice], Any], x: Tensor) -> list[Any]:
+    """``function`` of the C mixtures: of all at once on a GPU, of each alone, on a core of its own, on the CPU."""
+    if x.device.type != "cpu":
+        return [function(slice(None))]
+    with Crew(min(len(x), torch.get_num_threads())) as crew:
+        return crew.map(function, [slice(c, c + 1) for c in range(len(x))])
+
+
+def _joined(parts: Sequence[Mixtures]) -> Mixtures:
+    return Mixtures(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _better(one: Fit, other: Fit) -> Fit:
@@ -196,7 +246,9 @@ def from_centres(x: Tensor, mask: Tensor, centres: Tensor, form: Diagonal | Full
     """The mixtures whose components are the points nearest to each centre."""
     alike = centres.new_full(centres.shape[:2], 1 / centres.shape[1])
     narrow = form.part(prior.floor.diag()).expand(*centres.shape[:2], *prior.target.shape)
-    return maximisation(x, _assign(x, mask, centres), Mixtures(alike, centres, narrow), form, prior)
+    nearest = _assign(x, mask, centres)
+    sums = sum(resp @ form.statistics(points).mT for points, resp in _blocks(x, nearest))
+    return maximisation(sums, Mixtures(alike, centres, narrow), form, prior)
 
 
 def _assign(x: Tensor, mask: Tensor, centres: Tensor) -> Tensor:

@@ -134,6 +134,23 @@ def maximise(
     return Fit(found, converged, history)
 
 
+def climb(
+    x: Tensor, mask: Tensor, start: Mixtures, form: Diagonal | Full, prior: Prior, *, tol: float, max_iter: int
+) -> Fit:
+    """:func:`maximise` for each of the C mixtures, shared out to the hardware."""
+
+    def climbed(part: slice) -> Fit:
+        own = Mixtures(*(of_all[part] for of_all in start))
+        return maximise(x[part], mask[part], own, form, prior, tol=tol, max_iter=max_iter)
+
+    fits = _each(climbed, x)
+    return Fit(
+        _joined([fit.mixtures for fit in fits]),
+        torch.cat([fit.converged for fit in fits]),
+        [history for fit in fits for history in fit.history],
+    )
+
+
 def fit(
     x: Tensor,
     mask: Tensor,
@@ -170,10 +187,6 @@ def fit(
     def begun(part: slice, centres: Tensor, prior: Prior) -> Mixtures:
         return from_centres(x[part], mask[part], centres[part], form, prior)
 
-    def climbed(part: slice, begin: Mixtures, prior: Prior) -> Fit:
-        own = Mixtures(*(of_all[part] for of_all in begin))
-        return maximise(x[part], mask[part], own, form, prior, tol=tol, max_iter=max_iter)
-
     for _ in range(n_init):
         centres = torch.cat(_each(started, x))
         begin = _joined(_each(partial(begun, centres=centres, prior=prior), x))
@@ -184,12 +197,7 @@ def fit(
             begin = _joined(_each(partial(begun, centres=centres, prior=prior), x))
         begin = start(begin._replace(means=begin.means + shift))
         begin = begin._replace(means=begin.means - shift)
-        fits = _each(partial(climbed, begin=begin, prior=prior), x)
-        found = Fit(
-            _joined([fit.mixtures for fit in fits]),
-            torch.cat([fit.converged for fit in fits]),
-            [history for fit in fits for history in fit.history],
-        )
+        found = climb(x, mask, begin, form, prior, tol=tol, max_iter=max_iter)
         best = found if best is None else _better(best, found)
     return best._replace(mixtures=best.mixtures._replace(means=best.mixtures.means + shift))
 

@@ -1,0 +1,166 @@
+"""RESULTS.md and the figure of growth, from what the benchmarks measured."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from benchmarks.protocol import RESULTS
+
+BENCHMARKS = {  # by name: the function that measures, in the order of the page
+    "epoch": "training:epoch",
+    "accuracy": "training:accuracy",
+    "shadows": "training:shadows",
+    "pgd": "evasion:evasion",
+    "dpsgd": "private:dpsgd",
+    "mixture": "mixtures:mixture",
+    "report": "report:report",
+    "ways": "ways:ways",
+    "limit": "ways:limit",
+    "scaling": "training:scaling",
+}
+TARGETS = {  # to reach on two cores, on one GPU
+    "epoch": (2.5, 10),
+    "accuracy": (8, 20),
+    "shadows": (8, 30),
+    "pgd": (2.0, 3),
+    "dpsgd": (1.7, 3),
+    "mixture": (3.3, 20),
+    "report": (5, 10),
+}
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+PAGE = Path(__file__).parent / "RESULTS.md"
+
+HEAD = """# labkit beside its peers
+
+How often labkit does a piece of work in the time in which a peer does it once. Both work in one run, in turn (A B A B);
+a ratio is the median over turns, with the least and the greatest in brackets. `make bench` measures all of it anew, and
+writes this page; no number on it was typed. Times of one machine say little about another's; ratios say more.
+"""
+
+
+def load(device: str) -> dict:
+    path = RESULTS / f"{device}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measure(name: str):
+    """The function behind a benchmark's name."""
+    module, function = BENCHMARKS[name].split(":")
+    return getattr(importlib.import_module(f"benchmarks.{module}"), function)
+
+
+def page(found: dict[str, dict]) -> str:
+    """RESULTS.md from ``{device: {benchmark: what was kept}}``."""
+    parts = [HEAD, *(_surroundings(device, found[device]) for device in DEVICES)]
+    for name in BENCHMARKS:
+        parts.append(f"## {name}\n\n{inspect.getdoc(measure(name))}\n")
+        rows = _rows(name, found)
+        if rows:
+            target = " | ".join(f"{t:g}x" for t in TARGETS[name]) if name in TARGETS else None
+            if target:
+                parts.append(f"To reach: {TARGETS[name][0]:g}x on two cores, {TARGETS[name][1]:g}x on one GPU.\n")
+            parts.append("| work | against | CPU | GPU |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+        parts.append("".join(_notes(device, found[device].get(name, {})) for device in DEVICES))
+        if name == "limit":
+            parts.append(_limit(found))
+        if name == "scaling":
+            parts.append(_scaling(found))
+    return "\n".join(part for part in parts if part.strip()).rstrip() + "\n"
+
+
+def _surroundings(device: str, kept: dict) -> str:
+    if not kept:
+        return f"**{DEVICES[device]} column: not measured.**\n"
+    latest = max(kept.values(), key=lambda entry: entry["measured"])
+    facts = ", ".join(f"{k} {v}" for k, v in latest["surroundings"].items() if k not in ("hardware", "system"))
+    dates = sorted({entry["measured"] for entry in kept.values()})
+    return f"**{DEVICES[device]} column**: {latest['surroundings']['hardware']}; {facts}; {', '.join(dates)}.\n"
+
+
+def _rows(name: str, found: dict[str, dict]) -> list[str]:
+    """A line a piece of work and peer, a cell a device."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for device in DEVICES:
+        for r in found[device].get(name, {}).get("results", []):
+            spread = f" ({min(r['ratios']):.2f} to {max(r['ratios']):.2f})" if len(r["ratios"]) > 1 else ""
+            text = f"**{statistics.median(r['ratios']):.2f}x**{spread}, {r['ours']:.3g} s against {r['theirs']:.3g} s"
+            cells.setdefault((r["work"], r["peer"]), {})[device] = text
+    return [
+        f"| {work} | {peer} | " + " | ".join(at.get(device, "not measured") for device in DEVICES) + " |"
+        for (work, peer), at in cells.items()
+    ]
+
+
+def _notes(device: str, kept: dict) -> str:
+    notes = list(dict.fromkeys(f"{r['work']}: {r['note']}" for r in kept.get("results", [])))
+    return "".join(f"- {DEVICES[device]}, {note}.\n" for note in notes)
+
+
+def _limit(found: dict[str, dict]) -> str:
+    lines = []
+    for device in DEVICES:
+        facts = found[device].get("limit", {}).get("facts")
+        if facts:
+            shares = ", ".join(f"{100 * share:.0f} % of its {kind} product" for kind, share in facts["share"].items())
+            lines.append(
+                f"- {DEVICES[device]}: {facts['images_per_second']:,.0f} images/s of standard training, "
+                f"{facts['mflop_per_image']:.1f} MFLOP an image forward and backward: {facts['gflops']:,.0f} GFLOP/s, "
+                f"{shares}.\n"
+            )
+    return "".join(lines)
+
+
+def slopes(points: list[list[float]]) -> tuple[float, float, float]:
+    """Least-squares line through (images trained on, seconds): images a second, intercept in seconds, and R squared."""
+    x, y = np.array(points).T
+    slope, intercept = np.polyfit(x, y, 1)
+    left = ((y - slope * x - intercept) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    return 1 / slope, intercept, 1 - left
+
+
+def _scaling(found: dict[str, dict]) -> str:
+    lines = []
+    for device in DEVICES:
+        grown = found[device].get("scaling", {}).get("facts", {}).get("grown", {})
+        for what, points in grown.items():
+            speed, intercept, fit = slopes(points)
+            lines.append(
+                f"- {DEVICES[device]}, {what}: {speed:,.0f} images/s and {intercept:.2f} s besides (R² = {fit:.3f}).\n"
+            )
+        if grown:
+            figure(grown).savefig(RESULTS / f"scaling-{device}.png", dpi=130)
+            lines.append(
+                f"\n![Seconds of training against images trained on, as models, images or epochs grow: "
+                f"three lines](results/scaling-{device}.png)\n"
+            )
+    return "".join(lines)
+
+
+def figure(grown: dict[str, list[list[float]]]) -> Figure:
+    """Seconds against images trained on, one line for what grew."""
+    drawing = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = drawing.subplots()
+    for (what, points), colour, marker in zip(
+        grown.items(), sns.color_palette("colorblind"), ("o", "s", "^"), strict=False
+    ):
+        x, y = np.array(points).T
+        speed, intercept, _ = slopes(points)
+        axes.scatter(x / 1000, y, s=22, color=colour, marker=marker, label=f"more {what}")
+        ends = np.array([x.min(), x.max()])
+        axes.plot(ends / 1000, ends / speed + intercept, color=colour, lw=1)
+    axes.set(xlabel="images trained on, thousands (models x images x epochs)", ylabel="seconds", ylim=(0, None))
+    axes.legend(frameon=False)
+    sns.despine(fig=drawing)
+    return drawing
+
+
+def write() -> None:
+    PAGE.write_text(page({device: load(device) for device in DEVICES}))

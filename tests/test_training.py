@@ -110,6 +110,15 @@ def test_what_is_no_example_adds_nothing():
         assert torch.equal(nothing, torch.zeros_like(nothing))
 
 
+@pytest.mark.parametrize("rule", [Mean(), Private(0.5, 1.0, 4), Adversarial(Private(0.5, 1.0, 4), 0.1, 1)])
+def test_a_gradient_holds_no_graph(rule):
+    # A step that keeps the graph of its gradient keeps those of all steps before it, until memory runs out.
+    stack, x, y = Stack([build(0)]), torch.rand(4, 1, 28, 28, generator=gen()), torch.arange(4)
+    total = rule.add(stack, x, y, dice())
+    assert not total.requires_grad
+    assert not rule.finish(total, torch.tensor([[4]]), dice()).requires_grad
+
+
 def test_one_example_moves_the_sum_by_the_clip_at_most():
     stack, x, y = Stack([build(0)]), torch.rand(12, 1, 28, 28, generator=gen()), torch.arange(12) % 10
     clip = 0.5

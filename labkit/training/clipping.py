@@ -15,6 +15,7 @@ from torch import Tensor
 from labkit.training.stack import Stack, taped
 
 
+@torch.no_grad()
 def clipped_sum(stack: Stack, images: Tensor, labels: Tensor, clip: float) -> Tensor:
     """Sum over a model's examples of each one's cross-entropy gradient, scaled to l2 norm ``clip`` where it is longer.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,13 +11,13 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import labkit
 from labkit import data, device, display, generative, mixture
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
 from labkit.params import ParameterError, Params, validate
+from labkit.progress import progress
 from labkit.results import Check, Row, find, row
 from labkit.store import Store
 from labkit.training import REGIMES, Ensemble, train
@@ -43,11 +41,6 @@ def _declared(namespace: dict[str, Any]) -> dict[str, Any]:
                 targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
                 names += [target.id for target in targets if isinstance(target, ast.Name)]
     return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
-
-
-def _watched() -> bool:
-    """Whether somebody looks on: a terminal, or a kernel that a Jupyter server started (not papermill)."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
 def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
@@ -151,7 +144,7 @@ class Lab:
             size = len(self.data.train) if members.all() else len(self.data.train) // 2
             recipe = REGIMES[regime](self.params, size, epochs)
             total = len(members) * recipe.steps(size) * recipe.batch_size
-            with tqdm(total=total, desc=f"{regime} {purpose}", unit="img", leave=False, disable=not _watched()) as bar:
+            with progress(total, f"{regime} {purpose}") as tick:
                 self._ensembles[regime, purpose] = train(
                     recipe,
                     self.data,
@@ -160,7 +153,7 @@ class Lab:
                     store=self.store,
                     device=self.device,
                     watch=watch,
-                    tick=bar.update,
+                    tick=tick,
                 )
         return self._ensembles[regime, purpose]
 
@@ -170,8 +163,8 @@ class Lab:
         recipe = generative.Recipe(p.cvae_latent, p.cvae_epochs, p.cvae_learning_rate, classes=len(self.data.classes))
         members = generative.split(len(self.data.train), self.generator("cvae members"))
         total = p.cvae_epochs * int(members.sum())
-        with tqdm(total=total, desc="cvae", unit="img", leave=False, disable=not _watched()) as bar:
-            return generative.train(recipe, self.data, members, seed=seed, store=self.store, tick=bar.update)
+        with progress(total, "cvae") as tick:
+            return generative.train(recipe, self.data, members, seed=seed, store=self.store, tick=tick)
 
     # Mixtures: chosen on a part of the training images, fitted to all of them or to halves.
 

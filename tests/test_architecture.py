@@ -6,7 +6,7 @@ from pathlib import Path
 import labkit
 
 FLOORS = [
-    ["params", "device", "intervals", "store", "results", "networks", "workers"],
+    ["params", "device", "intervals", "store", "results", "networks", "workers", "progress"],
     ["attacks", "data"],
     ["mixture", "membership", "training", "generative"],
     ["measure", "plots"],

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click.testing
@@ -191,27 +190,3 @@ def test_compare_refuses_what_is_no_summary(tmp_path: Path, content: str):
     result = labkit_("compare", str(tmp_path), str(tmp_path))
     assert result.exit_code == 2
     assert str(path) in result.output
-
-
-def test_a_terminal_gets_a_live_line_that_names_the_cell():
-    import io
-
-    from labkit.report.progress import Live, Log, Outcome, progress_on
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    assert type(progress_on(io.StringIO())) is Log
-    stream = Terminal()
-    progress = progress_on(stream)
-    assert type(progress) is Live
-    progress.start("01_utility", 1, 6, 12)
-    progress.cell(7)
-    time.sleep(1.3)
-    progress.finish(Outcome("01_utility", "failed", "out of memory", 7, 75.0))
-    progress.close()
-    shown = stream.getvalue()
-    assert "[1/6] 01_utility: cell 7 of 12" in shown
-    assert "00:01" in shown  # it ticks while a cell runs
-    assert shown.endswith("[1/6] 01_utility: FAILED in cell 7 after 1 min 15 s: out of memory\n")

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from labkit.plots.style import COLOURS, NAMES
+from labkit.progress import duration
 from labkit.report.chapter import Chapter
-from labkit.report.progress import duration
 from labkit.report.render import templates
 from labkit.results import percent
 

@@ -50,7 +50,7 @@ def make_report(plan: Plan, stream: TextIO) -> list[Outcome]:
 
 
 def _run(plan: Plan, target: Path, stream: TextIO) -> list[Outcome]:
-    progress = progress_on(stream)
+    progress = progress_on(stream, target.parent.parent / "progress")
     outcomes = []
     try:
         for position, source in enumerate(plan.notebooks, start=1):

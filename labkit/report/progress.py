@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
+
+from labkit.progress import LINE_SECONDS, duration
 
 
 @dataclass(frozen=True)
@@ -40,34 +43,57 @@ class Outcome:
         return f"FAILED{where} after {duration(self.seconds)}: {self.reason}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``8.4 s``, ``3 min 07 s``, ``2 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 class Log:
-    """One line when a notebook starts and one when it ends."""
+    """One line when a notebook starts and one when it ends, and one a minute on the long work inside.
 
-    def __init__(self, stream: TextIO):
-        self.stream = stream
+    Args:
+        stream: where to.
+        note: the file in which the running notebook says how far its long work is, see :mod:`labkit.progress`.
+    """
+
+    every = LINE_SECONDS  # seconds between looks at the note
+
+    def __init__(self, stream: TextIO, note: Path):
+        self.stream, self.note = stream, note
+        self.stopped = threading.Event()
+        self.stopped.set()
 
     def start(self, name: str, position: int, count: int, cells: int) -> None:
         self.place = f"[{position}/{count}] {name}"
         self._line(f"{self.place}: {cells} cells")
+        self._watch()
 
     def cell(self, number: int) -> None:
         """A cell has started; a log does not say so."""
 
     def finish(self, outcome: Outcome) -> None:
+        self.close()
         self._line(f"{self.place}: {outcome.sentence()}")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop looking at the note; leave the terminal as it was."""
+        if not self.stopped.is_set():
+            self.stopped.set()
+            self.watcher.join()
+
+    def _watch(self) -> None:
+        self.stopped.clear()
+        self.watcher = threading.Thread(target=self._look, daemon=True)
+        self.watcher.start()
+
+    def _look(self) -> None:
+        while not self.stopped.wait(self.every):
+            self._tell(self._noted())
+
+    def _noted(self) -> str:
+        try:
+            return self.note.read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def _tell(self, work: str) -> None:
+        if work:
+            self._line(f"{self.place}: {work}")
 
     def _line(self, text: str) -> None:
         # A reader that has gone away (a closed pipe) is no reason to stop the work.
@@ -76,7 +102,9 @@ class Log:
 
 
 class Live(Log):
-    """A bar a notebook that names the running cell and ticks while a long one runs."""
+    """A bar a notebook that names the running cell, and what its long work says of itself."""
+
+    every = 1.0
 
     def start(self, name: str, position: int, count: int, cells: int) -> None:
         self.place = f"[{position}/{count}] {name}"
@@ -85,33 +113,25 @@ class Live(Log):
             file=self.stream,
             leave=False,
             dynamic_ncols=True,
-            bar_format="{desc} {bar} {elapsed}",
+            bar_format="{desc} {bar} {elapsed}{postfix}",
             desc=f"{self.place}: starting",
         )
-        self.stopped = threading.Event()
-        self.ticker = threading.Thread(target=self._tick, daemon=True)
-        self.ticker.start()
-
-    def _tick(self) -> None:
-        while not self.stopped.wait(1):
-            self.bar.refresh()
+        self._watch()
 
     def cell(self, number: int) -> None:
         self.bar.set_description_str(f"{self.place}: cell {number} of {self.bar.total}", refresh=False)
         self.bar.update(number - 1 - self.bar.n)
         self.bar.refresh()
 
-    def finish(self, outcome: Outcome) -> None:
-        self.close()
-        super().finish(outcome)
-
     def close(self) -> None:
-        if hasattr(self, "stopped") and not self.stopped.is_set():
-            self.stopped.set()
-            self.ticker.join()
+        if not self.stopped.is_set():
+            super().close()
             self.bar.close()
 
+    def _tell(self, work: str) -> None:
+        self.bar.set_postfix_str(work, refresh=True)
 
-def progress_on(stream: TextIO) -> Log:
+
+def progress_on(stream: TextIO, note: Path) -> Log:
     """A live line if ``stream`` is a terminal, else a quiet log."""
-    return Live(stream) if stream.isatty() else Log(stream)
+    return Live(stream, note) if stream.isatty() else Log(stream, note)

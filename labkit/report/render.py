@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from labkit.params import Params
+from labkit.progress import duration
 from labkit.report.chapter import Chapter, Figure
 from labkit.report.markup import Prose, clean, code, printed, sentence, terminal
-from labkit.report.progress import duration
 
 _TEMPLATES = Path(__file__).parent / "template"
 _WIDE = 720  # CSS pixels; a wider figure scrolls within itself on a phone instead of shrinking to nothing

@@ -26,6 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 from traitlets import default
 
+from labkit.progress import NOTE
 from labkit.report.progress import Log, Outcome
 from labkit.store import write_whole
 
@@ -87,7 +88,7 @@ def run_notebook(
         progress.cell(cell_index + 1)
 
     try:
-        with _silent_papermill():
+        with _silent_papermill(), _noted_at(progress.note):
             papermill.execute_notebook(
                 _literal(source),
                 _literal(unfinished),
@@ -126,6 +127,21 @@ def run_notebook(
     _describe(notebook, outcome)
     write_whole(target, nbformat.writes(notebook).encode())
     return outcome
+
+
+@contextmanager
+def _noted_at(note: Path) -> Iterator[None]:
+    """Kernels started inside say there how far their long work is."""
+    before = os.environ.get(NOTE)
+    os.environ[NOTE] = str(note)
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        if before is None:
+            del os.environ[NOTE]
+        else:
+            os.environ[NOTE] = before
 
 
 def _literal(path: Path) -> str:

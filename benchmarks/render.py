@@ -12,6 +12,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from benchmarks import front
 from benchmarks.protocol import RESULTS
 
 BENCHMARKS = {  # by name: the function that measures, in the order of the page
@@ -73,6 +74,7 @@ def page(found: dict[str, dict]) -> str:
             parts.append(_limit(found))
         if name == "scaling":
             parts.append(_scaling(found))
+    parts.append(front.section())
     return "\n".join(part for part in parts if part.strip()).rstrip() + "\n"
 
 

@@ -1,0 +1,81 @@
+"""The benchmarks' own promises: turns alternate, and every number on the page comes from what was kept."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks import front, protocol, render
+from benchmarks.protocol import against, in_turn
+from benchmarks.report import work_of
+from labkit.networks import build
+from labkit.params import Params
+from labkit.training import REGIMES
+
+CPU = torch.device("cpu")
+
+
+def test_ways_take_turns_and_the_first_turn_does_not_count():
+    called = []
+    ways = {"a": lambda: (called.append("a"), time.sleep(0.02)), "b": lambda: called.append("b")}
+    taken = in_turn(ways, CPU, 3)
+    assert called == ["a", "b"] * 4
+    assert [len(t) for t in taken.values()] == [3, 3]
+    assert min(taken["a"]) >= 0.02 > max(taken["b"])
+
+
+def test_a_ratio_is_of_neighbouring_turns():
+    result = against("work", "peer", [1.0, 2.0, 1.0], [3.0, 4.0, 8.0], "note", scale=2.0)
+    assert result.ratios == [6.0, 4.0, 16.0]
+    assert result.ratio == 6.0
+    assert (result.ours, result.theirs) == (1.0, 8.0)
+
+
+def test_slopes_find_the_line():
+    speed, intercept, fit = render.slopes([[n, 0.5 + n / 2000] for n in (1000, 2000, 4000, 8000)])
+    assert (speed, intercept, fit) == pytest.approx((2000, 0.5, 1.0))
+
+
+def test_the_page_says_what_was_kept_and_what_was_not_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path)
+    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    protocol.keep("epoch", [against("an epoch", "a loop", [2.0, 2.0, 2.0], [5.0, 6.0, 8.0], "small")], {}, CPU)
+    page = render.page({device: render.load(device) for device in render.DEVICES})
+    assert "| an epoch | a loop | **3.00x** (2.50 to 4.00), 2 s against 6 s | not measured |" in page
+    assert "GPU column: not measured" in page
+    assert torch.__version__.startswith(protocol.surroundings(CPU)["torch"].partition("+")[0])
+    protocol.keep("epoch", [against("an epoch", "a loop", [1.0], [7.0], "small")], {}, CPU)
+    assert "7.00x" in render.page({device: render.load(device) for device in render.DEVICES})
+
+
+def test_the_committed_page_is_made_from_the_committed_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "figure", lambda grown: type("Figure", (), {"savefig": lambda *a, **k: None})())
+    assert render.PAGE.read_text() == render.page({device: render.load(device) for device in render.DEVICES})
+
+
+def test_every_benchmark_can_be_found_and_has_a_text():
+    for name in render.BENCHMARKS:
+        assert render.measure(name).__doc__
+
+
+def test_the_chosen_network_is_labkit_s():
+    model, candidate = build(0), front.network(front.CANDIDATES[front.CHOSEN])(0)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in candidate.parameters()]
+    candidate.load_state_dict(dict(zip(candidate.state_dict(), model.state_dict().values(), strict=True)))
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(candidate(x), model(x))
+
+
+def test_the_front_s_table_holds_what_was_measured():
+    kept = json.loads((protocol.RESULTS / "front.json").read_text())["candidates"]
+    section = front.section()
+    for name, found in kept.items():
+        assert f"| {found['parameters']:,} | {found['mflop']:.2f} |" in section, name
+
+
+def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():
+    p = Params(train_size=1000, test_size=200, seeds=2, epochs=3, shadow_models=4, shadow_epochs=5)
+    counts = work_of(p)
+    assert counts["standard"] == 2 * 3 * 1000 + 4 * 5 * 500
+    assert set(REGIMES) <= set(counts)

@@ -27,7 +27,7 @@ from labkit.workers import Crew
 CODE = tuple(
     f"labkit.{module}"
     for module in (
-        *("attacks", "data", "device", "networks", "workers", "training.capture", "training.clipping"),
+        *("attacks.ascent", "data", "device", "networks", "workers", "training.capture", "training.clipping"),
         "training.dice",
         *("training.ensemble", "training.loop", "training.optimisers", "training.regimes", "training.rules"),
         *("training.schedule", "training.stack"),

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.attacks import ascend
+from labkit.attacks.ascent import ascend
 from labkit.training.clipping import clipped_sum
 from labkit.training.dice import Dice
 from labkit.training.stack import Stack

@@ -1,0 +1,89 @@
+"""What every attack promises: sane input, a model left as it was, and points judged on what is returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from labkit.workers import spread
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient to parameters inside; afterwards every submodule and parameter is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in free:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter in free:
+            parameter.requires_grad_(True)
+
+
+def outputs(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits [N, C] in eval mode, computed piece by piece. There must be an image at least."""
+
+    def of_part(part: slice) -> Tensor:
+        with torch.no_grad():  # a thread's own state
+            return model(images[part])
+
+    with eval_mode(model):
+        return torch.cat(spread(of_part, len(images), images.device))
+
+
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Which images [N, ...] the model classifies as their labels [N] say: bool [N], in eval mode."""
+    if not len(images):
+        return labels.new_empty(0, dtype=torch.bool)
+    return outputs(model, images).argmax(1) == labels
+
+
+def rivals(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> Tensor:
+    """The classes nearest to winning against the true one: [N, min(most, C - 1)], by logit, the nearest first.
+
+    Raises:
+        ValueError: a model with one class, or ``most`` below 1.
+    """
+    if most < 1:
+        raise ValueError(f"targets = {most} must be at least 1; 9 is usual")
+    if not len(images):
+        return labels.new_empty(0, 1)
+    logits = outputs(model, images)
+    classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"the model has {classes} class: there is nothing to be mistaken for")
+    others = logits.scatter(1, labels[:, None], -math.inf)
+    return others.topk(min(most, classes - 1)).indices
+
+
+def check(images: Tensor, labels: Tensor, eps: float, norm: str = "linf") -> None:
+    """Raises ValueError where an attack could not mean anything."""
+    if norm == "linf" and not 0 <= eps <= 1:
+        raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"eps = {eps} must be finite and not negative: it is the radius of a ball")
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels: need one label an image")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: need floating point in [0, 1]; divide bytes by 255")
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):  # also false for NaN
+        raise ValueError(
+            f"images reach from {images.min():.3g} to {images.max():.3g}, not within [0, 1]; "
+            "put normalisation inside the model and pass pixels"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raises ValueError where something that is counted, such as steps or restarts, is below 1."""
+    if min(counts.values()) < 1:
+        said = ", ".join(f"{name} = {value}" for name, value in counts.items())
+        raise ValueError(f"{said}: {'both' if len(counts) == 2 else 'each'} must be at least 1")

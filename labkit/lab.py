@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,11 +16,12 @@ import labkit
 from labkit import data, device, display, generative, mixture
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
+from labkit.networks import build
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
 from labkit.results import Check, Row, find, row
 from labkit.store import Store
-from labkit.training import REGIMES, Ensemble, train
+from labkit.training import DEFENCES, REGIMES, Ensemble, Recipe, train
 
 _MARK = "# Parameters"
 
@@ -73,7 +74,7 @@ class Lab:
         self.store = store or Store()
         self.rows: list[Row] = []
         self.checks: list[Check] = []
-        self._ensembles: dict[tuple[str, str], Ensemble] = {}
+        self._ensembles: dict[tuple[Recipe, str], Ensemble] = {}
         display.show_provenance(self.provenance, self._summary())
 
     @cached_property
@@ -111,12 +112,32 @@ class Lab:
 
     # Trained models: from the store, or trained now.
 
-    def classifiers(self, regime: str) -> Ensemble:
-        """``seeds`` classifiers of a regime, each trained on all training images and watched on the test set."""
-        everyone = torch.ones(self.params.seeds, len(self.data.train), dtype=torch.bool)
-        p = self.params
-        epochs = {"standard": p.epochs, "pgd": p.pgd_epochs, "dp": p.dp_epochs}
-        return self._train(regime, everyone, epochs[regime], "classifiers", watch=True)
+    def classifiers(self, regime: str, eps: float | None = None) -> Ensemble:
+        """``seeds`` classifiers of a regime, watched on the test set after every epoch.
+
+        Args:
+            regime: without a radius, one of ``REGIMES``, trained on all training images; with one, one of ``DEFENCES``.
+            eps: the l-infinity radius that is trained against. :attr:`validation` images are then held out, robust
+                accuracy on them is noted after every epoch, and recipes that keep their best state choose it there.
+        """
+        p, size = self.params, len(self.data.train)
+        if eps is None:
+            everyone = torch.ones(p.seeds, size, dtype=torch.bool)
+            epochs = {"standard": p.epochs, "pgd": p.pgd_epochs, "dp": p.dp_epochs}
+            return self._train(REGIMES[regime](p, size, epochs[regime]), everyone, "classifiers", watch=True)
+        held_out = self.validation
+        recipe = DEFENCES[regime](p, size - int(held_out.sum()), eps)
+        members = (~held_out).expand(p.seeds, -1)
+        validation = held_out if held_out.any() else None
+        return self._train(recipe, members, "classifiers", watch=True, validation=validation)
+
+    @cached_property
+    def validation(self) -> Tensor:
+        """Training images that defences hold out: bool [N], a share ``validation_share`` of them."""
+        held_out = torch.zeros(len(self.data.train), dtype=torch.bool)
+        size = round(self.params.validation_share * len(held_out))
+        held_out[torch.randperm(len(held_out), generator=self.generator("validation"))[:size]] = True
+        return held_out
 
     @cached_property
     def members(self) -> Tensor:
@@ -130,32 +151,33 @@ class Lab:
         """
         p = self.params
         epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}
-        return self._train(regime, self.members, epochs[regime], "shadows")
+        # The expected number of members, a public constant; the number drawn is private.
+        return self._train(REGIMES[regime](p, len(self.data.train) // 2, epochs[regime]), self.members, "shadows")
 
     def facts(self, ensemble: Ensemble) -> dict[str, float]:
-        """What every row of a model says besides: of a private one its proved epsilon, and delta."""
-        delta = self.params.dp_delta
-        proved = ensemble.recipe.guarantee(delta)
-        return {} if proved is None else {"epsilon": proved, "delta": delta}
+        """What every row of a model says besides: the radius of its defence; its proved epsilon, and delta."""
+        recipe, delta = ensemble.recipe, self.params.dp_delta
+        proved = recipe.guarantee(delta)
+        facts = {} if recipe.eps is None else {"train_eps": recipe.eps}
+        return facts if proved is None else facts | {"epsilon": proved, "delta": delta}
 
-    def _train(self, regime: str, members: Tensor, epochs: int, purpose: str, watch: bool = False) -> Ensemble:
-        if (regime, purpose) not in self._ensembles:
-            # The expected number of members, a public constant; the number drawn is private.
-            size = len(self.data.train) if members.all() else len(self.data.train) // 2
-            recipe = REGIMES[regime](self.params, size, epochs)
-            total = len(members) * recipe.steps(size) * recipe.batch_size
-            with progress(total, f"{regime} {purpose}") as tick:
-                self._ensembles[regime, purpose] = train(
+    def _train(self, recipe: Recipe, members: Tensor, purpose: str, **watched: Any) -> Ensemble:
+        key = recipe, purpose
+        if key not in self._ensembles:
+            total = len(members) * recipe.steps(int(members[0].sum())) * recipe.batch_size
+            with progress(total, f"{recipe.regime} {purpose}") as tick:
+                self._ensembles[key] = train(
                     recipe,
                     self.data,
                     members,
                     seed=device.derive(self.params.seed, purpose),
                     store=self.store,
                     device=self.device,
-                    watch=watch,
+                    network=partial(build, width=recipe.width),
                     tick=tick,
+                    **watched,
                 )
-        return self._ensembles[regime, purpose]
+        return self._ensembles[key]
 
     def cvae(self) -> generative.Trained:
         """The conditional VAE, trained on a random half of the training images (IN); the other half is OUT."""

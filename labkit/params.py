@@ -82,6 +82,24 @@ class Params(BaseModel):
     train_spread: Float = Field(1.0, ge=0, le=1, description="radii spread over train_eps * (1 -/+ train_spread)")
     train_steps: Int = Field(5, ge=1, le=100, description="steps of the attack trained against")
 
+    # Defences against one radius (02)
+    robust_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
+        [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
+    )
+    robust_epochs: Int = Field(20, ge=1, le=1000, description="passes over the training images (defences)")
+    robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
+    robust_width: Int = Field(1, ge=1, le=4, description="width of the defences' network, in widths of the others'")
+    robust_average: Float = Field(
+        0.99, ge=0, lt=1, description="what a step leaves of the average of parameters that is kept; 0: no average"
+    )
+    validation_share: Float = Field(
+        0.05, ge=0, le=0.5, description="share of the training images that defences hold out, to choose checkpoints on"
+    )
+    trades_beta: Float = Field(6.0, ge=0, le=1000, description="weight of the divergence in TRADES")
+    ibp_epochs: Int = Field(20, ge=1, le=1000, description="passes over the training images (ibp)")
+    ibp_learning_rate: Float = Field(2e-3, gt=0, le=1, description="peak learning rate (ibp, AdamW)")
+    ibp_kappa: Float = Field(0.5, ge=0, le=1, description="weight of the clean loss beside the bound's, in the end")
+
     # Differential privacy (01, 03)
     dp_epsilon: Float = Field(8.0, ge=0.1, le=100, description="target epsilon of DP-SGD")
     dp_delta: Float = Field(1e-5, gt=0, lt=1, description="delta of DP-SGD")
@@ -140,11 +158,14 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
 
     at_most("attack_size", "test_size", "attack at most the images there are")
     at_most("pgd_steps", "strong_steps", "the stronger attack must not take fewer steps")
-    for name in ("attack_eps", "gmm_components"):
+    for name in ("attack_eps", "robust_eps", "gmm_components"):
         values = given.get(name)
         if isinstance(values, list) and sorted(set(values)) != values:
             problems.append(f"{name}: {values} must ascend, without repeats; sort it")
     train_size, delta = number("train_size") or 60_000, number("dp_delta")
+    radii = given.get("robust_eps")
+    if isinstance(radii, list) and 0 in radii:
+        problems.append("robust_eps: a radius of 0 is no defence; leave it out")
     if delta and delta >= 1 / train_size:
         problems.append(
             f"dp_delta: {delta:g} is not below 1/train_size = {1 / train_size:.2g}, "

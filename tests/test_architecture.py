@@ -7,7 +7,7 @@ import labkit
 
 FLOORS = [
     ["params", "device", "intervals", "store", "results", "networks", "workers", "progress"],
-    ["attacks", "data"],
+    ["attacks", "bounds", "data"],
     ["mixture", "membership", "training", "generative"],
     ["measure", "plots"],
     ["display"],

@@ -12,11 +12,11 @@ from torch import nn
 from labkit.data import Dataset, Split
 from labkit.networks import build
 from labkit.store import Store
-from labkit.training import Adversarial, Mean, Private, Recipe, schedule, train
+from labkit.training import Adversarial, Interval, Mean, Private, Recipe, Trades, schedule, train
 from labkit.training import loop as loop_module
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
-from labkit.training.optimisers import OPTIMISERS, SGD, AdamW
+from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average
 from labkit.training.repeatable import cost_of_repeating
 from labkit.training.stack import Stack
 from labkit.workers import Crew, Stopped, spread
@@ -42,6 +42,8 @@ RECIPES = {
     "both": Recipe(
         "both", Adversarial(Private(0.5, 0.3, 40), 0.1, 2), 1, 40, 0.1, optimiser="sgd", sample_rate=0.4, mirror=True
     ),
+    "trades": Recipe("trades", Trades(6.0, 0.1, 2), 1, 16, 3e-3, average=0.9),
+    "ibp": Recipe("ibp", Interval(0.1, 0.5, (0.2, 0.8)), 2, 16, 3e-3, average=0.5),
 }
 
 
@@ -140,7 +142,7 @@ def test_bit_equal_whatever_stands_beside_and_in_two_runs(tmp_path):
         assert five.histories[index] == two.histories[index]
 
 
-@pytest.mark.parametrize("regime", ["standard", "dp"])  # the others draw by piece
+@pytest.mark.parametrize("regime", ["standard", "dp", "ibp"])  # the others draw by piece
 def test_pieces_change_the_rounding_only(regime, in_float64):
     members = torch.ones(1, 150, dtype=torch.bool)
     recipe = replace(RECIPES[regime], batch_size=75)
@@ -255,6 +257,19 @@ def test_at_rate_zero_a_model_stays(update):
         optimiser.step(torch.randn(2, 5, generator=gen(t)), torch.tensor([[0.0], [0.1]]))
     assert torch.equal(theta[0], before[0])
     assert not torch.equal(theta[1], before[1])
+
+
+def test_an_average_is_its_closed_form_and_stops_where_its_model_stops():
+    decay, path = 0.8, torch.randn(6, 2, 5, generator=gen()).double()
+    theta = torch.zeros(2, 5).double()
+    average = Average(theta, decay)
+    for t, point in enumerate(path):
+        theta.copy_(point)
+        average.step(torch.tensor([[0.1], [0.1 if t < 4 else 0.0]]))
+    for model, steps in enumerate((6, 4)):
+        weights = decay ** torch.arange(steps - 1, -1, -1).double()
+        expected = (weights[:, None] * path[:steps, model]).sum(0) / weights.sum()
+        torch.testing.assert_close(average.value()[model], expected)
 
 
 def test_each_model_draws_as_it_would_alone():

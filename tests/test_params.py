@@ -68,6 +68,9 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "long text is cut": ("device: " + "x" * 1000, ["xxx... given"]),
     # contradictions
     "descending radii": ("attack_eps: [0.2, 0.1]", ["attack_eps: [0.2, 0.1] must ascend"]),
+    "descending defences": ("robust_eps: [0.2, 0.1]", ["robust_eps: [0.2, 0.1] must ascend"]),
+    "a defence against nothing": ("robust_eps: [0, 0.1]", ["robust_eps: a radius of 0 is no defence"]),
+    "all held out": ("validation_share: 1", ["validation_share: 1 given", "less than or equal to 0.5"]),
     "repeated candidates": ("gmm_components: [2, 2]", ["gmm_components: [2, 2] must ascend, without repeats"]),
     "attack more than there is": (
         "test_size: 100\nattack_size: 200",

@@ -14,7 +14,18 @@ from labkit.data import Dataset, Split
 from labkit.networks import build
 from labkit.params import Params
 from labkit.store import Store
-from labkit.training import REGIMES, Adversarial, Mean, Private, Recipe, epsilon, noise_multiplier, train
+from labkit.training import (
+    REGIMES,
+    Adversarial,
+    Interval,
+    Mean,
+    Private,
+    Recipe,
+    Trades,
+    epsilon,
+    noise_multiplier,
+    train,
+)
 from labkit.training.clipping import clipped_sum
 from labkit.training.dice import Dice
 from labkit.training.loop import _batches, fit
@@ -102,15 +113,18 @@ def test_clipped_sum_on_other_layers():
 def test_what_is_no_example_adds_nothing():
     stack, x = Stack([build(0)]), torch.rand(6, 1, 28, 28, generator=gen())
     y = torch.tensor([1, 2, 3, -100, -100, -100])
-    for rule in (Mean(), Private(0.5, 1.0, 4), Adversarial(Mean(), 0.1, 2)):
+    for rule in (Mean(), Private(0.5, 1.0, 4), Interval(0.1), Adversarial(Mean(), 0.1, 2), Trades(6.0, 0.1, 2)):
         whole, part = rule.add(stack, x, y, dice(1)), rule.add(stack, x[:3], y[:3], dice(1))
-        if not isinstance(rule, Adversarial):  # its draws depend on how many images there are
+        if not isinstance(rule, Adversarial | Trades):  # their draws depend on how many images there are
             torch.testing.assert_close(whole, part, rtol=1e-4, atol=1e-6)
         nothing = rule.add(stack, x, torch.full((6,), -100), dice(1))
         assert torch.equal(nothing, torch.zeros_like(nothing))
 
 
-@pytest.mark.parametrize("rule", [Mean(), Private(0.5, 1.0, 4), Adversarial(Private(0.5, 1.0, 4), 0.1, 1)])
+@pytest.mark.parametrize(
+    "rule",
+    [Mean(), Private(0.5, 1.0, 4), Adversarial(Private(0.5, 1.0, 4), 0.1, 1), Trades(6.0, 0.1, 1), Interval(0.1)],
+)
 def test_a_gradient_holds_no_graph(rule):
     # A step that keeps the graph of its gradient keeps those of all steps before it, until memory runs out.
     stack, x, y = Stack([build(0)]), torch.rand(4, 1, 28, 28, generator=gen()), torch.arange(4)

@@ -14,10 +14,24 @@ COLOURS = {
     "gmm": "#CC79A7",
     "cvae": "#E69F00",
     "trades": "#56B4E9",
+    "fgsm": "#B2A800",
+    "ibp": "#5B3A8C",
+    "dp_pgd": "#7A3B2E",
     "gan": "#8C6D1F",
     "chance": "#777777",
 }
-MARKERS = {"standard": "o", "pgd": "s", "dp": "^", "gmm": "D", "cvae": "P", "trades": "v", "gan": "X"}
+MARKERS = {
+    "standard": "o",
+    "pgd": "s",
+    "dp": "^",
+    "gmm": "D",
+    "cvae": "P",
+    "trades": "v",
+    "fgsm": "*",
+    "ibp": "h",
+    "dp_pgd": "<",
+    "gan": "X",
+}
 NAMES = {
     "standard": "Standard",
     "pgd": "PGD-trained",
@@ -25,6 +39,9 @@ NAMES = {
     "gmm": "Gaussian mixture",
     "cvae": "CVAE",
     "trades": "TRADES",
+    "fgsm": "FGSM-trained",
+    "ibp": "Interval bounds",
+    "dp_pgd": "DP-SGD with PGD",
     "gan": "GAN",
 }
 

@@ -2,16 +2,19 @@
 
 from labkit.training.accounting import epsilon, noise_multiplier
 from labkit.training.ensemble import Ensemble, predict, train
-from labkit.training.regimes import REGIMES, Recipe
-from labkit.training.rules import Adversarial, Mean, Private
+from labkit.training.regimes import DEFENCES, REGIMES, Recipe
+from labkit.training.rules import Adversarial, Interval, Mean, Private, Trades
 
 __all__ = [
+    "DEFENCES",
     "REGIMES",
     "Adversarial",
     "Ensemble",
+    "Interval",
     "Mean",
     "Private",
     "Recipe",
+    "Trades",
     "epsilon",
     "noise_multiplier",
     "predict",

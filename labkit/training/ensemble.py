@@ -18,19 +18,20 @@ from labkit.data import Dataset, Split
 from labkit.device import derive
 from labkit.networks import build
 from labkit.store import Store, code_version
-from labkit.training.loop import Network, Progress, fit, predict, restored
+from labkit.training.loop import fit
 from labkit.training.regimes import Recipe
 from labkit.training.schedule import Entry, Tick, one_a_core, side_by_side
+from labkit.training.watch import Network, Progress, predict, restored
 from labkit.workers import Crew
 
 # Whatever can change the outcome of a training, apart from the recipe, the data and the seed.
 CODE = tuple(
     f"labkit.{module}"
     for module in (
-        *("attacks.ascent", "data", "device", "networks", "workers", "training.capture", "training.clipping"),
-        "training.dice",
-        *("training.ensemble", "training.loop", "training.optimisers", "training.regimes", "training.rules"),
-        *("training.schedule", "training.stack"),
+        *("attacks.ascent", "attacks.gradient", "bounds", "data", "device", "networks", "workers"),
+        *("training.capture", "training.clipping", "training.dice", "training.ensemble", "training.loop"),
+        *("training.optimisers", "training.regimes", "training.rules", "training.schedule", "training.stack"),
+        "training.watch",
     )
 )
 
@@ -83,6 +84,7 @@ def train(
     device: torch.device,
     network: Network = build,
     watch: bool = False,
+    validation: Tensor | None = None,
     tick: Tick = lambda images: None,
 ) -> Ensemble:
     """Train one model for each row of ``members``, or take it from the store.
@@ -100,10 +102,11 @@ def train(
         device: where to train.
         network: makes a fresh network from a seed.
         watch: note loss and accuracy on members and test images after every epoch.
+        validation: bool [N], training images that are held out and watched too; see :func:`labkit.training.loop.fit`.
         tick: called with the number of images after each batch, from several threads.
 
     Raises:
-        ValueError: members of the wrong shape, or a model without members.
+        ValueError: members of the wrong shape, a model without members, or validation images that are members.
         FloatingPointError: a training that diverged.
     """
     if members.ndim != 2 or members.shape[1] != len(data.train) or members.dtype != torch.bool:
@@ -111,12 +114,16 @@ def train(
     if not members.any(1).all():
         raise ValueError("a row of members is empty: every model needs at least one training image")
     members = members.cpu()
+    if validation is not None and (members & validation).any():
+        raise ValueError(f"{int((members & validation).any(0).sum())} validation images are members too; hold them out")
+    held_out = None if validation is None else validation.nonzero()[:, 0]
     common = {
         "recipe": repr(recipe),
         "network": repr(network(0)),
         "data": data.sha256,
         "seed": seed,
         "watch": watch,
+        "validation": None if held_out is None else held_out.tolist(),
         "device": device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "code": code_version(*CODE),
@@ -129,7 +136,8 @@ def train(
     def make(indices: Sequence[int], crew: Crew, piece: int, tick: Tick) -> list[Entry]:
         start = time.perf_counter()
         rows, seeds = members[list(indices)], [derive(seed, recipe.regime, index) for index in indices]
-        fitted = fit(network, recipe, data, rows, seeds, device, crew=crew, piece=piece, watch=watch, tick=tick)
+        see = {"watch": watch, "validation": held_out}
+        fitted = fit(network, recipe, data, rows, seeds, device, crew=crew, piece=piece, tick=tick, **see)
         seconds = (time.perf_counter() - start) / len(indices)
         histories = [[asdict(p) for p in history] for history in fitted.histories]
         return [(s, {"seconds": seconds, "history": h}) for s, h in zip(fitted.states, histories, strict=True)]

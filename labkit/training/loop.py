@@ -15,34 +15,23 @@ from itertools import islice, zip_longest
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from labkit.data import Dataset, Split
+from labkit.data import Dataset
 from labkit.device import derive, generator, training_precision
 from labkit.training.capture import captured
 from labkit.training.dice import Dice
-from labkit.training.optimisers import OPTIMISERS
+from labkit.training.optimisers import OPTIMISERS, Average
 from labkit.training.regimes import Recipe
 from labkit.training.stack import Stack
-from labkit.workers import PIECE, Crew, spread
+from labkit.training.watch import Best, Network, Progress, look
+from labkit.workers import PIECE, Crew
 
 log = logging.getLogger(__name__)
 
 BLOCK = 64  # steps whose batches are sent to the device together
 
-Network = Callable[[int], nn.Module]  # a fresh network whose weights depend on the seed alone
 Tick = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State after an epoch: loss and accuracy on the members (as trained on) and on the watched images."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,7 @@ def fit(
     crew: Crew,
     piece: int = PIECE,
     watch: bool = False,
+    validation: Tensor | None = None,
     tick: Tick = lambda images: None,
 ) -> Fit:
     """Train M models side by side.
@@ -78,16 +68,22 @@ def fit(
         crew: threads that share the pieces of a batch.
         piece: examples of a model computed at once; a constant on the CPU, where it decides the rounding.
         watch: note loss and accuracy on members and test images after every epoch.
+        validation: indices of training images that no model trains on. After every epoch accuracy on them is noted,
+            clean and attacked, and a recipe that keeps the best state chooses it there.
         tick: called with the number of images after each batch.
 
     Raises:
+        ValueError: the recipe keeps the best state, and there is nothing to choose it on.
         FloatingPointError: a training that diverged.
     """
+    if recipe.keep == "best" and (validation is None or recipe.eps is None):
+        raise ValueError(f"{recipe.regime!r} keeps its best state: give validation images, and a rule with a radius")
     stack = Stack([network(derive(seed, "weights")) for seed in seeds], device)
     mine = [row.nonzero()[:, 0] for row in members]
     steps = [recipe.steps(len(indices)) for indices in mine]
     update, course = OPTIMISERS[recipe.optimiser]
     optimiser = update(stack.theta)
+    average = Average(stack.theta, recipe.average)
     # Each piece has its own: what it draws must not depend on which is computed first.
     whole = Dice(seeds, "batch", device=device)
     each = [Dice(seeds, "piece", slot, device=device) for slot in range(_slots(recipe, members, piece))]
@@ -109,31 +105,45 @@ def fit(
         total = sum(crew.map(add, list(zip(pieces, each, strict=False))))
         counts = (batch >= 0).sum(1, keepdim=True)
         optimiser.step(recipe.rule.finish(total, counts, whole), rate)
+        if recipe.average:
+            average.step(rate)
+
+    def states() -> list[dict[str, Tensor]]:
+        return stack.states(average.value() if recipe.average else None)
 
     drawn_from = [g for dice in (whole, *each) for g in dice.generators]
     run = captured(step, drawn_from) if device.type == "cuda" else step
     orders = [generator(seed, "batches") for seed in seeds]
     plans = [_batches(recipe, *of_model) for of_model in zip(mine, steps, orders, strict=True)]
-    ends = {round(max(steps) * epoch / recipe.epochs) for epoch in range(1, recipe.epochs + 1)} if watch else set()
+    ends = {round(max(steps) * epoch / recipe.epochs) for epoch in range(1, recipe.epochs + 1)}
+    watch = watch or validation is not None
     histories: list[list[Progress]] = [[] for _ in seeds]
+    best = Best(len(seeds))
     done = 0
     together = zip_longest(*plans, fillvalue=torch.empty(0, dtype=torch.long))
     while block := list(islice(together, BLOCK)):
         batches = _padded(recipe, block).to(device)  # [S, M, B]
-        courses = [[course(done + s, n) if done + s < n else 0.0 for n in steps] for s in range(len(block))]
+        now = range(done, done + len(block))
+        courses = [[course(t, n) if t < n else 0.0 for n in steps] for t in now]
         rates = recipe.learning_rate * torch.tensor(courses).to(stack.theta)[..., None]  # [S, M, 1]
-        for batch, rate, drawn in zip(batches, rates, block, strict=True):
+        ages = torch.tensor([[min(1.0, t / n) for n in steps] for t in now]).to(stack.theta)[..., None]  # [S, M, 1]
+        for batch, rate, age, drawn in zip(batches, rates, ages, block, strict=True):
+            stack.age.copy_(age)
             run(batch, rate)
             done += 1
             tick(sum(map(len, drawn)))
-            if done in ends:
-                for m, state in enumerate(stack.states()):
-                    histories[m].append(_look(network, state, data, mine[m], len(histories[m]) + 1))
+            if watch and done in ends:
+                for m, state in enumerate(states()):
+                    epoch = len(histories[m]) + 1
+                    seen = look(network, state, data, mine[m], epoch, validation=validation, eps=recipe.eps)
+                    histories[m].append(seen)
+                    if recipe.keep == "best":
+                        best.offer(m, state, seen.validation_robust)
     if not stack.theta.isfinite().all():
         raise FloatingPointError(
             f"training {recipe.regime!r} diverged at learning rate {recipe.learning_rate}; lower it"
         )
-    return Fit(stack.states(), histories)
+    return Fit(best.states if recipe.keep == "best" else states(), histories)
 
 
 def _slots(recipe: Recipe, members: Tensor, piece: int) -> int:
@@ -165,38 +175,3 @@ def _padded(recipe: Recipe, block: list[tuple[Tensor, ...]]) -> Tensor:
         width = PIECE * max(1, math.ceil(width / PIECE))
     rows = [F.pad(batch, (0, width - len(batch)), value=-1) for step in block for batch in step]
     return torch.stack(rows).view(len(block), -1, width)
-
-
-def _look(network: Network, state: dict[str, Tensor], data: Dataset, mine: Tensor, epoch: int) -> Progress:
-    """Loss and accuracy now; of the members a fixed sample as large as the test set at most."""
-    model = restored(network, state)
-    sample = mine[: len(data.test)].to(data.train.labels.device)
-    seen = Split(data.train.pixels[sample], data.train.labels[sample])
-    figures = []
-    for split in (seen, data.test):
-        logits = predict(model, split)
-        figures += [
-            F.cross_entropy(logits, split.labels).item(),
-            (logits.argmax(1) == split.labels).float().mean().item(),
-        ]
-    return Progress(epoch, *figures)
-
-
-def restored(network: Network, state: dict[str, Tensor]) -> nn.Module:
-    """A network with these parameters, where they are; in eval mode, parameters frozen."""
-    model = network(0)
-    model.load_state_dict(state)
-    device = next(iter(state.values())).device
-    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split) -> Tensor:
-    """Logits [N, C] of one model on a split, in float32."""
-    device = split.pixels.device
-
-    def logits(part: slice) -> Tensor:
-        with torch.no_grad():  # a thread's own state
-            return model(split.batch(torch.arange(part.start, part.stop, device=device))[0])
-
-    return torch.cat(spread(logits, len(split), device))

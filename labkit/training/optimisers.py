@@ -47,6 +47,30 @@ class SGD:
         self.theta.addcmul_(self.velocity, -rate)
 
 
+class Average:
+    """Exponential moving average of parameters, free of its start at zero (Kingma and Ba 2015, section 3, for Adam).
+
+    Args:
+        theta: [M, P], the parameters that move.
+        decay: what one step leaves of the average, in [0, 1); at 0 the average is the parameters themselves.
+    """
+
+    def __init__(self, theta: Tensor, decay: float):
+        self.theta, self.decay = theta, decay
+        self.mean = torch.zeros_like(theta)
+        self.weight = theta.new_zeros(len(theta), 1)  # sum of the weights so far, a model
+
+    def step(self, rate: Tensor) -> None:
+        """Take in the parameters as they are now, of models whose learning rate [M, 1] is not zero."""
+        share = (1 - self.decay) * (rate > 0)
+        self.mean.lerp_(self.theta, share)
+        self.weight.lerp_(torch.ones_like(self.weight), share)
+
+    def value(self) -> Tensor:
+        """The average now, [M, P]; the first is the parameters after the first step."""
+        return self.mean / self.weight
+
+
 def warm_cosine(t: int, steps: int) -> float:
     """Linear up over a fifth of the steps, then half a cosine down to zero."""
     rise = max(1, steps // 5)

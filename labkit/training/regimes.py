@@ -1,13 +1,18 @@
-"""Recipes: a rule, how batches are drawn, how long, how fast. A new regime is one function here."""
+"""Recipes: a rule, how batches are drawn, how long, how fast. A new regime is one function here.
+
+:data:`REGIMES` are trained in every chapter, on all images and on halves. :data:`DEFENCES` are trained against one
+radius, for the chapter that compares them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from labkit.params import Params
 from labkit.training.accounting import epsilon, noise_multiplier
-from labkit.training.rules import Adversarial, Mean, Private, Rule
+from labkit.training.rules import Adversarial, Interval, Mean, Private, Rule, Trades
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,10 @@ class Recipe:
         optimiser: ``adamw`` (linear up over a fifth of the steps, then a half cosine to zero) or ``sgd`` (momentum 0.9,
             constant over half of the steps, then linearly down to zero).
         mirror: each image of a batch is mirrored left to right with probability one half.
+        average: what is watched and kept is an exponential moving average of the parameters that loses 1 - ``average``
+            of its past at a step; 0: the parameters themselves.
+        keep: the ``last`` state, or the ``best`` by robust accuracy on validation images after each epoch.
+        width: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
             constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
     """
@@ -35,6 +44,14 @@ class Recipe:
     optimiser: str = "adamw"
     sample_rate: float | None = None
     mirror: bool = False
+    average: float = 0.0
+    keep: Literal["last", "best"] = "last"
+    width: int = 1
+
+    @property
+    def eps(self) -> float | None:
+        """The one radius that is trained against; None where there is none, or where they are spread."""
+        return None if getattr(self.rule, "spread", 0.0) else getattr(self.rule, "eps", None)
 
     def steps(self, members: int) -> int:
         """Gradient steps on ``members`` training images."""
@@ -72,3 +89,60 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
 
 
 REGIMES: dict[str, Callable[[Params, int, int], Recipe]] = {"standard": standard, "pgd": pgd, "dp": dp}
+
+
+def _robust(p: Params, members: int, regime: str, rule: Rule) -> Recipe:
+    """What the defences that attack while they train have in common; the best state on validation images is kept."""
+    return Recipe(
+        regime,
+        rule,
+        p.robust_epochs,
+        min(p.batch_size, members),
+        p.robust_learning_rate,
+        mirror=True,
+        average=p.robust_average,
+        keep="best" if p.validation_share else "last",
+        width=p.robust_width,
+    )
+
+
+def fixed_pgd(p: Params, members: int, eps: float) -> Recipe:
+    """PGD adversarial training at one radius (Madry et al. 2018)."""
+    return _robust(p, members, "pgd", Adversarial(Mean(), eps, p.train_steps))
+
+
+def trades(p: Params, members: int, eps: float) -> Recipe:
+    """TRADES (Zhang et al. 2019)."""
+    return _robust(p, members, "trades", Trades(p.trades_beta, eps, p.train_steps))
+
+
+def fgsm(p: Params, members: int, eps: float) -> Recipe:
+    """One attack step instead of several: a demonstration of catastrophic overfitting (Wong, Rice and Kolter 2020).
+
+    The last state is kept, whatever has become of it; its network is the small one.
+    """
+    recipe = _robust(p, members, "fgsm", Adversarial(Mean(), eps, steps=1))
+    return replace(recipe, keep="last", average=0.0, width=1)
+
+
+def ibp(p: Params, members: int, eps: float) -> Recipe:
+    """Interval bound propagation (Gowal et al. 2018): robust accuracy that can be proved."""
+    rule = Interval(eps, p.ibp_kappa)
+    return Recipe(
+        "ibp", rule, p.ibp_epochs, min(p.batch_size, members), p.ibp_learning_rate, mirror=True, width=p.robust_width
+    )
+
+
+def dp_pgd(p: Params, members: int, eps: float) -> Recipe:
+    """PGD training with DP-SGD: the attack on an example reads that example alone, so the guarantee is DP-SGD's."""
+    private = dp(p, members, p.dp_epochs)
+    return replace(private, regime="dp_pgd", rule=Adversarial(private.rule, eps, p.train_steps))
+
+
+DEFENCES: dict[str, Callable[[Params, int, float], Recipe]] = {
+    "pgd": fixed_pgd,
+    "trades": trades,
+    "fgsm": fgsm,
+    "ibp": ibp,
+    "dp_pgd": dp_pgd,
+}

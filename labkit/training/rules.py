@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.attacks.ascent import ascend
+from labkit.bounds import passed, worst_logits
 from labkit.training.clipping import clipped_sum
 from labkit.training.dice import Dice
 from labkit.training.stack import Stack
@@ -79,12 +81,75 @@ class Adversarial:
 
     def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
         radius = self.eps * (1 + self.spread * (2 * dice.uniform(len(images), 1, 1, 1) - 1))  # [M B, 1, 1, 1]
-        start = (images + radius * (2 * dice.uniform(*images.shape) - 1)).clamp(0, 1)
+        start = _somewhere(images, radius, dice)
         attacked = ascend(stack, images, labels, radius, self.steps, 1.5 * radius / self.steps, start)
         return self.rule.add(stack, attacked, labels, dice)
 
     def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
         return self.rule.finish(total, counts, dice)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """TRADES: what an attack moves is the prediction, not the label (Zhang et al. 2019, section 4, equation 5).
+
+    Cross-entropy at the clean image, plus ``beta`` times KL(clean || attacked): the image is attacked to raise that
+    divergence, with the clean prediction held fixed, and then both sides learn.
+
+    Attributes:
+        beta: weight of the divergence; 1 / lambda in the paper.
+        eps: l-infinity radius on pixels in [0, 1].
+        steps: of the attack, from a random point of the ball (at the image itself the divergence has no slope), each
+            1.5 radii / steps long.
+    """
+
+    beta: float
+    eps: float
+    steps: int
+
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        with torch.no_grad():
+            clean = stack(images).softmax(1)  # [M B, C]
+        # Cross-entropy with a fixed prediction as its target differs from the divergence by a constant.
+        start = _somewhere(images, self.eps, dice)
+        attacked = ascend(stack, images, clean, self.eps, self.steps, 1.5 * self.eps / self.steps, start)
+        clean, moved = stack(images), stack(attacked)  # [M B, C]
+        loss = F.cross_entropy(clean, labels, reduction="sum")
+        apart = F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)  # [M B]
+        return stack.gradient(loss + self.beta * apart[labels >= 0].sum())
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        return total / counts.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval bound propagation: the loss at a bound of what any attack could reach (Gowal et al. 2018, section 3).
+
+    kappa CE(clean logits) + (1 - kappa) CE(worst logits). Both the radius and the weight of the bound rise linearly
+    from zero over a part of the training: bounds of a fresh network at the full radius say nothing to learn from.
+
+    Attributes:
+        eps: l-infinity radius on pixels in [0, 1], in the end.
+        kappa: weight of the clean loss in the end.
+        rise: shares of the training at which the rise begins and ends.
+    """
+
+    eps: float
+    kappa: float = 0.5
+    rise: tuple[float, float] = (0.0, 0.5)
+
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        begin, end = self.rise
+        risen = ((stack.age - begin) / (end - begin)).clamp(0, 1)  # [M, 1]
+        risen = risen.expand(-1, len(images) // len(stack)).reshape(-1)  # [M B]
+        kappa = 1 - (1 - self.kappa) * risen
+        worst = worst_logits(passed(stack.network), images, self.eps * risen.view(-1, 1, 1, 1), labels)
+        losses = [F.cross_entropy(logits, labels, reduction="none") for logits in (stack(images), worst)]
+        return stack.gradient((kappa * losses[0] + (1 - kappa) * losses[1]).sum())
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        return total / counts.clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -111,3 +176,8 @@ class Private:
     def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
         noise = dice.normal(*total.shape)
         return (total + self.noise_multiplier * self.clip * noise) / self.expected_batch
+
+
+def _somewhere(images: Tensor, radius: float | Tensor, dice: Dice) -> Tensor:
+    """A random point of each image's ball, inside the box."""
+    return (images + radius * (2 * dice.uniform(*images.shape) - 1)).clamp(0, 1)

@@ -52,6 +52,14 @@ class _Stacked(nn.Module):
         """The layer of several models."""
         raise NotImplementedError
 
+    def absolute(self) -> _Stacked:
+        """The same layer with its weights' absolute values and no bias: what it does to the radius of an interval."""
+        raise NotImplementedError
+
+    def interval(self, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre and radius of what comes out where inputs lie within ``radius`` of ``centre``."""
+        return self(centre), self.absolute()(radius)
+
     def positions(self, x: Tensor) -> Tensor:
         """What the weights are multiplied with, at each of T positions: [M B, ...] to [M B, T, K]."""
         raise NotImplementedError
@@ -72,6 +80,9 @@ class StackedLinear(_Stacked):
         out = x @ w if self.bias is None else torch.baddbmm(self.bias[:, None], x, w)
         return out.flatten(0, 1)
 
+    def absolute(self) -> StackedLinear:
+        return StackedLinear(self.prefix, self.weight.abs(), None)
+
     def positions(self, x: Tensor) -> Tensor:
         return x[:, None]
 
@@ -82,7 +93,7 @@ class StackedLinear(_Stacked):
 class StackedConv2d(_Stacked):
     """M convolutions: [M B, I, H, W] to [M B, O, H', W']; several models as one batched matrix product."""
 
-    def __init__(self, prefix: str, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d):
+    def __init__(self, prefix: str, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d | StackedConv2d):
         super().__init__(prefix, weight, bias)
         self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
 
@@ -98,6 +109,9 @@ class StackedConv2d(_Stacked):
         w = self.weight.permute(0, 3, 4, 2, 1).flatten(1, 3)  # [M, K, O]
         out = seen @ w if self.bias is None else torch.baddbmm(self.bias[:, None], seen, w)  # [M, B H' W', O]
         return out.view(len(x), high, wide, -1).permute(0, 3, 1, 2)
+
+    def absolute(self) -> StackedConv2d:
+        return StackedConv2d(self.prefix, self.weight.abs(), None, self)
 
     def positions(self, x: Tensor) -> Tensor:
         """T = H' W', K over the kernel, then channels: channels last make this a copy of long runs.
@@ -125,6 +139,7 @@ class Stack(nn.Module):
 
     Attributes:
         theta: [M, P], all parameters; the layers' weights are views of it.
+        age: [M, 1], the share of each model's training that is over, in [0, 1]; the training loop sets it.
 
     Raises:
         TypeError: a layer of another kind has parameters.
@@ -135,6 +150,7 @@ class Stack(nn.Module):
         self.shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         rows = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
         self.theta = torch.stack(rows).to(device)  # [M, P]
+        self.age = self.theta.new_zeros(len(networks), 1)
         self.leaves = {name: part.requires_grad_() for name, part in self.unflatten(self.theta).items()}
         self.network = deepcopy(networks[0]).to(device)
         swapped: dict[nn.Module, nn.Module] = {}  # a layer that is used twice is one layer still
@@ -183,6 +199,7 @@ class Stack(nn.Module):
         parts = flat.detach().split(sizes, dim=1)
         return {name: p.view(len(flat), *s) for (name, s), p in zip(self.shapes.items(), parts, strict=True)}
 
-    def states(self) -> list[dict[str, Tensor]]:
-        """One dictionary of parameters a model, as its network's ``state_dict`` has them."""
-        return [{name: leaf[m].detach() for name, leaf in self.leaves.items()} for m in range(len(self))]
+    def states(self, theta: Tensor | None = None) -> list[dict[str, Tensor]]:
+        """One dictionary of parameters a model, as its network's ``state_dict`` has them; views of ``theta`` [M, P]."""
+        parts = self.unflatten(self.theta if theta is None else theta)
+        return [{name: part[m] for name, part in parts.items()} for m in range(len(self))]

@@ -1,0 +1,131 @@
+"""Bounds that hold everywhere in the l-infinity ball: intervals, passed from layer to layer (Gowal et al. 2018).
+
+An affine layer maps the centre of an interval as it maps a point, and its radius by the weights' absolute values; a
+monotone layer maps the ends. What comes out contains whatever an attack could reach, and more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labkit.workers import spread
+
+MONOTONE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
+REORDERING = (nn.PixelUnshuffle, nn.Flatten, nn.Identity)
+
+FLOAT32 = 2.0**-24  # the most by which one operation is rounded, relatively
+PIXEL = 2.0**-23  # the most by which a float32 pixel leaves the ball, and is rounded when it is scaled
+
+
+def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """Which images no perturbation within ``eps`` can turn: proved, not tried. Never more than survive any attack.
+
+    Bounds are computed in float64 and widened by what float32 may round on the way (Higham 2002, section 3.1, for sums
+    in any order), so they hold for the network as it runs in float32, and not only for the one on paper. They do not
+    cover convolutions by fast transforms (Winograd, FFT).
+
+    Args:
+        model: images in [0, 1] to logits; ``nn.Sequential``, or with a method ``layers()`` that lists what images pass
+            through. Layers are linear, convolutions, monotone activations and reorderings, or have a method
+            ``interval(centre, radius)`` of their own; the last one is linear.
+        images: [N, ...] in [0, 1]; labels: [N] int64.
+        eps: l-infinity radius on pixels, in [0, 1].
+
+    Returns:
+        bool [N].
+
+    Raises:
+        TypeError: a layer whose bounds are not known.
+        ValueError: eps out of range.
+    """
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
+    layers = passed(deepcopy(model).double().eval())
+
+    def proved(part: slice) -> Tensor:
+        with torch.no_grad():  # a thread's own state
+            worst = worst_logits(layers, images[part].double(), eps + PIXEL, labels[part], rounding=FLOAT32)
+            others = worst.scatter(1, labels[part, None], -torch.inf)  # [n, C]
+            return (others < 0).all(1)
+
+    return torch.cat([labels.new_empty(0, dtype=torch.bool), *spread(proved, len(images), images.device)])
+
+
+def passed(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model, in the order in which images pass through them."""
+    if isinstance(model, nn.Sequential):
+        return [layer for part in model for layer in passed(part)]
+    return [inner for layer in model.layers() for inner in passed(layer)] if hasattr(model, "layers") else [model]
+
+
+def worst_logits(
+    layers: Sequence[nn.Module], images: Tensor, eps: float | Tensor, labels: Tensor, rounding: float = 0.0
+) -> Tensor:
+    """The most by which each class's logit may exceed the true one's, anywhere in ball and box: [N, C], 0 for the true.
+
+    The last layer is taken together with the difference of logits (Gowal et al. 2018, section 3): what raises both
+    does not count.
+
+    Args:
+        layers: as :func:`passed` gives them; the last one is linear, with a weight [O, K], or [M, O, K] in a stack.
+        images: [N, ...] in [0, 1]; labels: [N], negative where there is no example.
+        eps: a number, or [N, 1, 1, 1].
+        rounding: relative, of one operation; the bounds are widened by what it may add up to.
+    """
+    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    centre, radius = (high + low) / 2, (high - low) / 2
+    for layer in layers[:-1]:
+        centre, radius = _through(layer, centre, radius, rounding)
+    weight, bias = layers[-1].weight, layers[-1].bias
+    if weight.ndim == 2:
+        weight, bias = weight[None], None if bias is None else bias[None]
+    models, classes = len(weight), weight.shape[1]
+    centre, radius = (part.unflatten(0, (models, -1)) for part in (centre, radius))  # [M, B, K]
+    true = labels.clamp(min=0).view(models, -1)  # [M, B]
+    each = torch.arange(models, device=labels.device)[:, None]
+    apart = weight[:, None] - weight[each, true][:, :, None]  # [M, B, C, K]
+    worst = (apart @ centre[..., None] + apart.abs() @ radius[..., None])[..., 0]  # [M, B, C]
+    if bias is not None:
+        worst = worst + bias[:, None] - bias[each, true][..., None]
+    if rounding:
+        size = (centre.abs() + radius) @ weight.abs().mT  # [M, B, C]
+        size = size if bias is None else size + bias[:, None].abs()
+        worst = worst + _most(weight.shape[2], rounding) * (size + size.gather(2, true[..., None]))
+    worst = worst.view(-1, classes)
+    return worst.scatter(1, labels.clamp(min=0)[:, None], 0.0)
+
+
+def _through(layer: nn.Module, centre: Tensor, radius: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """Centre and radius of what comes out of a layer where inputs lie within ``radius`` of ``centre``."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        weight = layer.weight.abs()
+        out, wide = layer(centre), _absolute(layer, radius, weight, None)
+        if rounding:
+            bias = None if layer.bias is None else layer.bias.abs()
+            size = _absolute(layer, centre.abs() + radius, weight, bias)
+            wide = wide + _most(weight[0].numel(), rounding) * size
+        return out, wide
+    if isinstance(layer, MONOTONE):
+        low, high = layer(centre - radius), layer(centre + radius)
+        return (high + low) / 2, (high - low) / 2
+    if isinstance(layer, REORDERING):
+        return layer(centre), layer(radius)
+    if hasattr(layer, "interval"):
+        return layer.interval(centre, radius)
+    raise TypeError(f"layer {layer} has no known bounds; give it a method interval(centre, radius)")
+
+
+def _absolute(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _most(terms: int, rounding: float) -> float:
+    """Relative error of a sum of so many products and a bias, in any order; a little more, for float64's own."""
+    return 1.001 * (terms + 2) * rounding

@@ -1,0 +1,114 @@
+"""What is seen of a model after an epoch, and which of its states is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labkit.attacks import correct, withstand
+from labkit.data import Dataset, Split
+from labkit.workers import spread
+
+Network = Callable[[int], nn.Module]  # a fresh network whose weights depend on the seed alone
+
+VALIDATION_STEPS = 10  # of the PGD attack on validation images
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State after an epoch: loss and accuracy on the members (as trained on) and on the watched images.
+
+    ``validation_accuracy`` and ``validation_robust``, under PGD-10 at the radius trained against, are of images of the
+    training file that no model trains on; None where none were held out, or no radius is trained against.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    validation_accuracy: float | None = None
+    validation_robust: float | None = None
+
+
+class Best:
+    """Of each model the state with the highest robust accuracy on validation images; the first of equals."""
+
+    def __init__(self, models: int):
+        self.highest = [-1.0] * models
+        self.states: list[dict[str, Tensor]] = [{} for _ in range(models)]
+
+    def offer(self, index: int, state: dict[str, Tensor], robust: float) -> None:
+        """Keep a copy of ``state`` if it is the best so far."""
+        if robust > self.highest[index]:
+            self.highest[index] = robust
+            self.states[index] = {name: part.clone() for name, part in state.items()}
+
+
+def look(
+    network: Network,
+    state: dict[str, Tensor],
+    data: Dataset,
+    mine: Tensor,
+    epoch: int,
+    *,
+    validation: Tensor | None = None,
+    eps: float | None = None,
+) -> Progress:
+    """Loss and accuracy now; of the members a fixed sample as large as the test set at most.
+
+    Args:
+        network: makes the architecture.
+        state: the parameters.
+        data: training and test images.
+        mine: indices of the members.
+        epoch: how many are over.
+        validation: indices of training images that are held out.
+        eps: radius of the attack on them.
+    """
+    model = restored(network, state)
+    figures = []
+    for split in (_chosen(data, mine[: len(data.test)]), data.test):
+        logits = predict(model, split)
+        figures += [
+            F.cross_entropy(logits, split.labels).item(),
+            (logits.argmax(1) == split.labels).float().mean().item(),
+        ]
+    if validation is None or eps is None:
+        return Progress(epoch, *figures)
+    held_out = _chosen(data, validation)
+    images, labels = held_out.batch(torch.arange(len(held_out), device=held_out.labels.device))
+    stand = (
+        correct(model, images, labels),
+        withstand(model, images, labels, eps, steps=VALIDATION_STEPS, seed=0),  # the same starts after every epoch
+    )
+    return Progress(epoch, *figures, *(standing.double().mean().item() for standing in stand))
+
+
+def _chosen(data: Dataset, indices: Tensor) -> Split:
+    indices = indices.to(data.train.labels.device)
+    return Split(data.train.pixels[indices], data.train.labels[indices])
+
+
+def restored(network: Network, state: dict[str, Tensor]) -> nn.Module:
+    """A network with these parameters, where they are; in eval mode, parameters frozen."""
+    model = network(0)
+    model.load_state_dict(state)
+    device = next(iter(state.values())).device
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split) -> Tensor:
+    """Logits [N, C] of one model on a split, in float32."""
+    device = split.pixels.device
+
+    def logits(part: slice) -> Tensor:
+        with torch.no_grad():  # a thread's own state
+            return model(split.batch(torch.arange(part.start, part.stop, device=device))[0])
+
+    return torch.cat(spread(logits, len(split), device))

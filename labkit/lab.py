@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 import labkit
 from labkit import data, device, display, generative, mixture
+from labkit.attacks import Attack
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
 from labkit.networks import build
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
 from labkit.results import Check, Row, find, row
+from labkit.robustness import Survival, survive
 from labkit.store import Store
 from labkit.training import DEFENCES, REGIMES, Ensemble, Recipe, train
 
@@ -187,6 +189,27 @@ class Lab:
         total = p.cvae_epochs * int(members.sum())
         with progress(total, "cvae") as tick:
             return generative.train(recipe, self.data, members, seed=seed, store=self.store, tick=tick)
+
+    def survive(
+        self,
+        faces: Sequence[Sequence[nn.Module]],
+        attacks: Mapping[str, Attack],
+        images: Tensor,
+        labels: Tensor,
+        eps: float,
+    ) -> Survival:
+        """What becomes of images in M models under attack: from the store, or attacked now.
+
+        Args:
+            faces: M modules each, through which the same M models are attacked in turn: all of them decide alike, and
+                an image counts as robust only if it survives behind every one. Most models have one face.
+            attacks, images, labels, eps: as for :func:`labkit.robustness.survive`.
+        """
+        found = survive(faces[0], attacks, images, labels, eps, store=self.store)
+        for models in faces[1:]:
+            later = survive(models, attacks, images, labels, eps, store=self.store, standing=found.stands)
+            found = found.then(later)
+        return found
 
     # Mixtures: chosen on a part of the training images, fitted to all of them or to halves.
 

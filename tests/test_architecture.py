@@ -9,7 +9,7 @@ FLOORS = [
     ["params", "device", "intervals", "store", "results", "networks", "workers", "progress"],
     ["attacks", "bounds", "data"],
     ["mixture", "membership", "training", "generative"],
-    ["measure", "plots"],
+    ["measure", "plots", "robustness"],
     ["display"],
     ["lab"],
     ["report"],

@@ -1,11 +1,13 @@
 """Generative models: training, samples, and what they give away about the images they were trained on."""
 
+from labkit.generative.bayes import ElboLogits
 from labkit.generative.cvae import Recipe, Trained, fit, reconstruct, sample, split, train
 from labkit.generative.leakage import Scores, classify, gap, score, set_accuracy, verdict
 from labkit.generative.networks import CVAE
 
 __all__ = [
     "CVAE",
+    "ElboLogits",
     "Recipe",
     "Scores",
     "Trained",

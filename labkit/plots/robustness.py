@@ -1,74 +1,138 @@
-"""Figures of the robustness chapter: accuracy against eps, and adversarial images."""
+"""Figures of the robustness chapter: accuracy against radius, against steps, and what it costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from labkit.plots.style import COLOURS, MARKERS, NAMES, new_figure, tidy
+from labkit.plots.style import COLOURS, MARKERS, label, line, new_figure, tidy
+from labkit.published import Published
 from labkit.results import find
 
+Rows = Sequence[Mapping[str, Any]]
 
-def against_eps(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Figure:
+
+def contenders(rows: Rows) -> list[tuple[str, float | None]]:
+    """Model and radius trained against (None where there is no single one) of all rows, in their order."""
+    return list(dict.fromkeys((r["model"], r.get("train_eps")) for r in rows))
+
+
+def against_eps(rows: Rows, attacks: Mapping[str, str], published: Sequence[Published] = ()) -> Figure:
     """Robust accuracy against eps, a panel an attack, a line a model, with 95 % intervals.
 
     Args:
         rows: as dicts; ``robust_accuracy`` of the attacks, and ``accuracy`` for eps 0.
         attacks: name in the rows -> title of the panel.
+        published: drawn into the panels in whose title their attack's name stands.
     """
-    figure, axes = new_figure(len(attacks), width=5, squeeze=False, sharey=True)
-    models = list(dict.fromkeys(r["model"] for r in rows))
+    figure, axes = new_figure(len(attacks), width=4.3, height=4.2, squeeze=False, sharey=True)
     for ax, (attack, title) in zip(axes[0], attacks.items(), strict=True):
-        for model in models:
-            points = [{**r, "eps": 0.0} for r in find(rows, model=model, metric="accuracy")][:1]
-            points += find(rows, model=model, metric="robust_accuracy", attack=attack)
-            value = [100 * r["value"] for r in points]
-            below = [100 * (r["value"] - r["low"]) for r in points]
-            above = [100 * (r["high"] - r["value"]) for r in points]
-            ax.errorbar(
-                [r["eps"] for r in points], value, yerr=[below, above], capsize=3, label=NAMES[model],
-                color=COLOURS[model], marker=MARKERS[model],
-            )  # fmt: skip
+        for model, radius in contenders(rows):
+            measured = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack)
+            if measured:
+                clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")[:1]
+                _errorbar(ax, [{**r, "eps": 0.0} for r in clean] + measured, "eps", model, radius)
+        for point in published:
+            if title.startswith(point.attack):
+                colour = COLOURS.get(point.model, "#555555")
+                ax.plot(point.eps, 100 * point.value, "x", color=colour, ms=8, mew=2, zorder=5)
         ax.axhline(10, color=COLOURS["chance"], ls=":", lw=1)
         ax.text(0, 11.5, "guessing", color=COLOURS["chance"], fontsize=8)
         ax.set_ylim(-2, 100)
         tidy(ax, x="eps (l-infinity, pixels in [0, 1])", y="accuracy (%)" if ax is axes[0][0] else "", title=title)
-    axes[0][0].legend(frameon=False)
+    _legend_below(figure, axes[0][0])
     return figure
 
 
-def picture_grid(
-    images: Tensor, attacked: Mapping[str, Tensor], said: Mapping[str, Sequence[str]], clean: Sequence[str], eps: float
-) -> Figure:
-    """Image, perturbation and adversarial image, with predictions.
+def against_steps(rows: Rows, eps: float) -> Figure:
+    """Accuracy against the number of PGD steps at one radius, a line a model.
 
     Args:
-        images: [K, 1, 28, 28], clean.
-        attacked: model -> [K, 1, 28, 28]; each model is attacked on its own.
-        said: model -> K predicted class names on its attacked images.
-        clean: K true class names.
-        eps: radius; the perturbation's colours run from -eps to +eps.
+        rows: as dicts; ``robust_accuracy`` of attack ``pgd_by_steps`` with ``steps``.
+        eps: the radius.
     """
-    k = len(images)
-    figure, axes = new_figure(k, 1 + 2 * len(attacked), width=1.25, height=1.42, squeeze=False)
-    for column in range(k):
-        axes[0][column].imshow(images[column, 0], cmap="gray", vmin=0, vmax=1)
-        axes[0][column].set_title(clean[column], fontsize=8)
-        for index, (model, x) in enumerate(attacked.items()):
-            change, image = axes[1 + 2 * index][column], axes[2 + 2 * index][column]
-            change.imshow(x[column, 0] - images[column, 0], cmap="PuOr", vmin=-eps, vmax=eps)
-            image.imshow(x[column, 0], cmap="gray", vmin=0, vmax=1)
-            wrong = said[model][column] != clean[column]
-            image.set_title(said[model][column], fontsize=8, color="#c62828" if wrong else "#2e7d32")
-    names = ["image"]
-    for model in attacked:
-        names += [f"{NAMES[model]}:\nperturbation", f"{NAMES[model]}:\nattacked"]
-    for label, row in zip(names, axes, strict=True):
-        row[0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
-        for ax in row:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
+    figure, ax = new_figure(width=7, height=4.2)
+    for model, radius in contenders(rows):
+        _errorbar(ax, find(rows, model=model, train_eps=radius, attack="pgd_by_steps", eps=eps), "steps", model, radius)
+    ax.set_xscale("log")
+    ax.set_ylim(-2, 100)
+    ticks = sorted({r["steps"] for r in rows if r.get("attack") == "pgd_by_steps"})
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    tidy(ax, x=f"PGD steps at eps {eps:g}", y="accuracy (%)")
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = ()) -> Figure:
+    """What robustness costs: accuracy under attack against clean accuracy, and against training time.
+
+    Args:
+        rows: as dicts; ``robust_accuracy``, ``accuracy`` and ``train_seconds`` of each model.
+        attack, eps: what robust accuracy is under.
+        published: drawn into the left panel where they have a clean accuracy at this radius.
+    """
+    figure, (left, right) = new_figure(2, width=5.6, height=4.4, sharey=True)
+    for model, radius in contenders(rows):
+        robust = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack, eps=eps)
+        clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")
+        seconds = find(rows, model=model, train_eps=radius, metric="train_seconds")
+        for ax, across, scale in ((left, clean, 100), (right, seconds, 1)):
+            if robust and across:
+                y = 100 * robust[0]["value"]
+                span = [[y - 100 * robust[0]["low"]], [100 * robust[0]["high"] - y]]
+                style = {"color": COLOURS[model], "marker": MARKERS[model], "ls": "", "capsize": 3}
+                ax.errorbar(scale * across[0]["value"], y, yerr=span, label=label(model, radius), **style)
+                ax.annotate(
+                    label(model, radius), (scale * across[0]["value"], y), xytext=(6, 5), textcoords="offset points",
+                    fontsize=8, color=COLOURS[model],
+                )  # fmt: skip
+    for point in published:
+        if point.eps == eps and point.clean is not None:
+            left.plot(100 * point.clean, 100 * point.value, "x", color=COLOURS[point.model], ms=8, mew=2)
+    right.set_xscale("log")
+    left.margins(x=0.2)
+    right.margins(x=0.25)
+    left.set_ylim(-2, 100)
+    tidy(left, x="clean accuracy (%)", y=f"accuracy under attack, eps {eps:g} (%)", title="Price in clean accuracy")
+    tidy(right, x="training time of one model (s)", y="", title="Price in time")
+    return figure
+
+
+def overfitting(histories: Mapping[tuple[str, float], Sequence[Any]]) -> Figure:
+    """Accuracy on images trained on, and clean and robust accuracy on validation images, after every epoch.
+
+    Args:
+        histories: (model, radius) -> progress of one model, with validation figures; the kept epoch is marked.
+    """
+    figure, axes = new_figure(len(histories), width=3.6, height=3.4, squeeze=False, sharey=True)
+    for ax, ((model, radius), history) in zip(axes[0], histories.items(), strict=True):
+        epochs = [p.epoch for p in history]
+        colour = COLOURS[model]
+        robust = [100 * p.validation_robust for p in history]
+        ax.plot(epochs, [100 * p.train_accuracy for p in history], ":", color=colour, label="trained on, clean")
+        ax.plot(epochs, [100 * p.validation_accuracy for p in history], "--", color=colour, label="validation, clean")
+        ax.plot(epochs, robust, "-", color=colour, label="validation, PGD-10")
+        best = max(range(len(robust)), key=robust.__getitem__)
+        ax.plot(epochs[best], robust[best], "o", color=colour, ms=7, markerfacecolor="white", label="highest")
+        tidy(ax, x="epoch", y="accuracy (%)" if ax is axes[0][0] else "", title=label(model, radius))
+        ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _errorbar(ax: Axes, points: Rows, across: str, model: str, radius: float | None) -> None:
+    value = [100 * r["value"] for r in points]
+    below = [100 * (r["value"] - r["low"]) for r in points]
+    above = [100 * (r["high"] - r["value"]) for r in points]
+    ax.errorbar(
+        [r[across] for r in points], value, yerr=[below, above], capsize=2, lw=1.4, ms=5, label=label(model, radius),
+        color=COLOURS[model], marker=MARKERS[model], ls=line(radius),
+    )  # fmt: skip
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)

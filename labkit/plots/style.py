@@ -66,3 +66,15 @@ def tidy(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     if title:
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def label(model: str, train_eps: float | None = None) -> str:
+    """A model's name; of a defence against one radius, with the radius."""
+    return NAMES[model] if train_eps is None else f"{NAMES[model]} ({train_eps:g})"
+
+
+def line(train_eps: float | None) -> str | tuple[int, tuple[int, ...]]:
+    """A line style: solid where there is no single radius, and dashes that grow with it."""
+    if train_eps is None:
+        return "-"
+    return (0, (2 + round(30 * train_eps), 2))

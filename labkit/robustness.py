@@ -1,0 +1,154 @@
+"""Which images of a test set each model of an ensemble still gets right: attacked now, or found in the store.
+
+An evaluation is a value, as a training is: the model, the images, the attacks and the radius determine it. So what took
+an hour is not done twice, and a run that is killed goes on with the next model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labkit.attacks import Attack, correct, evaluate
+from labkit.store import Store, code_version
+
+CODE = tuple(
+    f"labkit.attacks.{module}"
+    for module in (
+        *("ascent", "autopgd", "balls", "boundary", "ensemble", "gradient"),
+        *("hyperplane", "losses", "points", "promises", "random_search"),
+    )
+)
+STANDS = -1
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What became of N images in M models under several attacks, one after another.
+
+    Attributes:
+        attacks: their names, in order.
+        right: bool [M, N], what is classified right without an attack.
+        fell: int8 [M, N], the attack that broke the image, by its place in ``attacks``; -1 where none did.
+    """
+
+    attacks: tuple[str, ...]
+    right: Tensor
+    fell: Tensor
+
+    @property
+    def stands(self) -> Tensor:
+        """Right without an attack and under all of them: bool [M, N]."""
+        return self.right & (self.fell == STANDS)
+
+    def after(self, attack: str) -> Tensor:
+        """Right without an attack, under this one and under those before it: bool [M, N]."""
+        place = self.attacks.index(attack)
+        return self.right & ((self.fell == STANDS) | (self.fell > place))
+
+    def taken(self, attack: str) -> Tensor:
+        """Broken by this attack and by none before it: bool [M, N]."""
+        return self.right & (self.fell == self.attacks.index(attack))
+
+    def then(self, later: Survival) -> Survival:
+        """The same images, first under these attacks and then, where they stand, under ``later``'s.
+
+        Attacks of the same name count as one: a model may be attacked through several modules that decide alike.
+        """
+        names = tuple(dict.fromkeys(self.attacks + later.attacks))
+        place = torch.tensor([names.index(name) for name in later.attacks] + [STANDS], dtype=torch.int8)
+        return replace(self, attacks=names, fell=torch.where(self.stands, place[later.fell.long()], self.fell))
+
+
+def survive(
+    models: Sequence[nn.Module],
+    attacks: Mapping[str, Attack],
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    store: Store,
+    standing: Tensor | None = None,
+) -> Survival:
+    """Attack M models on N images, or take what came of it from the store.
+
+    Args:
+        models: classifiers of images in [0, 1].
+        attacks: by name, in order; functions of labkit's, or ``functools.partial`` of them: their names and settings
+            are part of the store's key.
+        images: [N, ...] in [0, 1], float32; labels: [N].
+        eps: l-infinity radius.
+        store: where evaluations lie.
+        standing: bool [M, N], the images worth attacking; all by default. The others count as they are without an
+            attack.
+    """
+    rows = [
+        _one(model, attacks, images, labels, eps, store, None if standing is None else standing[index])
+        for index, model in enumerate(models)
+    ]
+    return Survival(tuple(attacks), *(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+def _one(
+    model: nn.Module,
+    attacks: Mapping[str, Attack],
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    store: Store,
+    standing: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Of one model: what is right, bool [N], and what broke it, int8 [N]."""
+    chosen = torch.ones(len(images), dtype=torch.bool) if standing is None else standing.cpu()
+    key = {
+        "model": fingerprint(model),
+        "attacks": {name: described(attack) for name, attack in attacks.items()},
+        "images": _checksum([images, labels, chosen]),
+        "eps": eps,
+        "device": images.device.type,
+        "code": code_version(*CODE),
+    }
+
+    def make() -> tuple[dict[str, Tensor], dict]:
+        fell = torch.full((len(images),), STANDS, dtype=torch.int8)
+        at = chosen.nonzero()[:, 0]
+        if len(at):
+            part = at.to(images.device)
+            found = evaluate(model, images[part], labels[part], attacks, eps)
+            for place, broken in enumerate(found.fell.values()):
+                fell[at[broken.cpu()]] = place
+        return {"right": correct(model, images, labels), "fell": fell}, {}
+
+    tensors, _ = store.get("evaluation", key, make)
+    return tensors["right"], tensors["fell"]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Checksum of a model: its layers as they print, and every number it holds."""
+    own = {name: value for name, value in vars(model).items() if name != "training"}  # attacks use eval mode
+    plain = {name: value for name, value in own.items() if isinstance(value, int | float | str)}
+    head = f"{type(model).__qualname__} {model!r} {sorted(plain.items())}"
+    state = model.state_dict()
+    return _checksum([state[name] for name in sorted(state)], head)
+
+
+def described(attack: Attack) -> dict[str, Any]:
+    """An attack's name and settings."""
+    function, settings = attack, {}
+    while isinstance(function, partial):
+        function, settings = function.func, {**function.keywords, **settings}
+    return {"function": f"{function.__module__}.{function.__qualname__}", **settings}
+
+
+def _checksum(tensors: Sequence[Tensor], head: str = "") -> str:
+    digest = hashlib.sha256(head.encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -20,6 +20,7 @@ BENCHMARKS = {  # by name: the function that measures, in the order of the page
     "accuracy": "training:accuracy",
     "shadows": "training:shadows",
     "pgd": "evasion:evasion",
+    "conformance": "conformance:conformance",
     "dpsgd": "private:dpsgd",
     "mixture": "mixtures:mixture",
     "report": "report:report",

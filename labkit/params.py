@@ -83,6 +83,9 @@ class Params(BaseModel):
     train_steps: Int = Field(5, ge=1, le=100, description="steps of the attack trained against")
 
     # Defences against one radius (02)
+    defences: Annotated[list[Literal["pgd", "trades", "fgsm", "ibp", "dp_pgd"]], BeforeValidator(_listed)] = Field(
+        ["pgd", "trades", "fgsm", "ibp", "dp_pgd"], max_length=5, description="what is trained against a radius"
+    )
     robust_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
         [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
     )
@@ -110,10 +113,16 @@ class Params(BaseModel):
 
     # Attacks (02, 06)
     attack_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
-        [0.1, 0.2, 0.3], min_length=1, max_length=32, description="radii of the attacks, ascending"
+        [0.05, 0.1, 0.2, 0.3, 0.4], min_length=1, max_length=32, description="radii of FGSM and PGD, ascending"
     )
     attack_size: Int | None = Field(
-        None, ge=16, le=10_000, description="test images attacked; null: all of the test set"
+        1_000, ge=16, le=10_000, description="test images under FGSM and PGD at most; null: all of the test set"
+    )
+    autoattack_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
+        [0.1, 0.2, 0.3], min_length=1, max_length=32, description="radii of AutoAttack, ascending"
+    )
+    autoattack_size: Int | None = Field(
+        200, ge=16, le=10_000, description="of the attacked images, those under AutoAttack at most; null: all of them"
     )
     pgd_steps: Int = Field(10, ge=1, le=1000, description="steps of the PGD attack")
     strong_steps: Int = Field(40, ge=1, le=1000, description="steps of the stronger PGD attack")
@@ -156,9 +165,8 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
         if a is not None and b is not None and a > b:
             problems.append(f"{small}: {a:g} is more than {large} = {b:g}; {remedy}")
 
-    at_most("attack_size", "test_size", "attack at most the images there are")
     at_most("pgd_steps", "strong_steps", "the stronger attack must not take fewer steps")
-    for name in ("attack_eps", "robust_eps", "gmm_components"):
+    for name in ("attack_eps", "autoattack_eps", "robust_eps", "gmm_components"):
         values = given.get(name)
         if isinstance(values, list) and sorted(set(values)) != values:
             problems.append(f"{name}: {values} must ascend, without repeats; sort it")

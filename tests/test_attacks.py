@@ -1,13 +1,19 @@
 """Attacks against a five-line reference, a linear model's exact worst case, and their promises."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_architecture import imports
 from torch import nn
 
+import labkit.attacks.ascent
+import labkit.training
 from labkit.attacks import ascend, correct, fgsm, input_gradient, pgd, withstand
+from labkit.training.ensemble import CODE
 
 
 class Linear(nn.Module):
@@ -181,3 +187,10 @@ def test_bad_input_is_named(change, message):
     call = {"images": images(4), "labels": torch.arange(4), "eps": 0.1, "steps": 2} | change
     with pytest.raises(ValueError, match=message):
         pgd(small_cnn(), call.pop("images"), call.pop("labels"), call.pop("eps"), **call)
+
+
+def test_what_training_uses_of_the_attacks_is_part_of_a_stored_models_key_and_stands_alone():
+    folder = Path(labkit.training.__file__).parent
+    used = {name for path in folder.glob("*.py") for name in imports(path) if name.startswith("labkit.attacks")}
+    assert used == {"labkit.attacks.ascent"} <= set(CODE)
+    assert not any(name.startswith("labkit") for name in imports(Path(labkit.attacks.ascent.__file__)))

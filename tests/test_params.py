@@ -72,10 +72,8 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "a defence against nothing": ("robust_eps: [0, 0.1]", ["robust_eps: a radius of 0 is no defence"]),
     "all held out": ("validation_share: 1", ["validation_share: 1 given", "less than or equal to 0.5"]),
     "repeated candidates": ("gmm_components: [2, 2]", ["gmm_components: [2, 2] must ascend, without repeats"]),
-    "attack more than there is": (
-        "test_size: 100\nattack_size: 200",
-        ["attack_size: 200 is more than test_size = 100"],
-    ),
+    "no such defence": ("defences: [pgd, magic]", ["defences", "magic", "'trades'"]),
+    "descending AutoAttack": ("autoattack_eps: [0.2, 0.1]", ["autoattack_eps: [0.2, 0.1] must ascend"]),
     "stronger attack is weaker": ("pgd_steps: 50\nstrong_steps: 40", ["pgd_steps: 50 is more than strong_steps = 40"]),
     "delta gives a record away": (
         "train_size: 12e3\ndp_delta: 1e-3",

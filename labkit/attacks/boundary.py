@@ -120,7 +120,7 @@ def _walk(model: nn.Module, of: _Walk, steps: int, enough: float) -> tuple[Tenso
         with torch.no_grad():
             crossed = model(x).argmax(1) != of.labels
         length = Linf.length(x - of.images)
-        closer = crossed & (length < of.distance)
+        closer = crossed & (length < of.distance) & of.stands  # one that is done stays as it is, whoever is beside it
         of.distance = torch.where(closer, length, of.distance)
         of.nearest = _where(closer, x, of.nearest)
         of.x = _where(crossed, of.images + BETA * (x - of.images), x)

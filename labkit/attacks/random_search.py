@@ -139,6 +139,10 @@ def share(query: int, queries: int, p_init: float) -> float:
 
 def sides(share: float, height: int, width: int) -> tuple[int, int]:
     """Height and width of a square with that share of the area; where it does not fit in, of a rectangle."""
-    tall = max(1, min(height, round(math.sqrt(share * height * width))))
-    wide = max(1, min(width, round(share * height * width / tall)))
-    return (tall, tall) if tall <= width and height > 1 else (tall, wide)
+    area = share * height * width
+    side = max(1, round(math.sqrt(area)))
+    if side > height:
+        return height, min(width, round(area / height))
+    if side > width:
+        return min(height, round(area / width)), width
+    return side, side

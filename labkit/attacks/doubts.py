@@ -1,0 +1,140 @@
+"""Signs that an evaluation flatters its model: gradients that mislead, outputs that hide them, orders turned round.
+
+After Athalye et al. (2018), section 3.1, Carlini et al. (2019), section 4.3, and the flags of AutoAttack. The functions
+state facts; :func:`signs` holds them against limits. A check that fails says that the figures beside it may be too
+high, not by how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from labkit.attacks.ascent import input_gradient, slope
+from labkit.attacks.ensemble import Evaluation
+from labkit.attacks.gradient import fgsm, pgd, withstand
+from labkit.attacks.losses import margin
+from labkit.attacks.promises import check, correct, eval_mode, outputs
+from labkit.results import Check
+from labkit.workers import spread
+
+VANISHED = 1e-20  # largest entry of a gradient that has underflowed; sure of its answer, a network has 1e-15 or so
+NUDGE = 0.01  # l-infinity length of the step that the gradient has to foretell
+EVERYTHING = 0.5  # a radius at which every image can be made the same grey one
+
+
+def silent(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of the points where the cross-entropy has no gradient for an attack to follow."""
+
+    def of_part(part: slice) -> Tensor:
+        return input_gradient(model, images[part], labels[part]).abs().flatten(1).amax(1) <= VANISHED
+
+    with eval_mode(model):
+        return torch.cat(spread(of_part, len(images), images.device)).double().mean().item()
+
+
+def unsteadiness(model: nn.Module, images: Tensor) -> float:
+    """Largest difference between the logits of two passes over the same images, over the spread of the logits."""
+    first, second = outputs(model, images), outputs(model, images)
+    return ((first - second).abs().max() / first.std().clamp(min=1e-12)).item()
+
+
+def probabilities(model: nn.Module, images: Tensor) -> bool:
+    """Whether the outputs are probabilities: not negative, each row's sum one. Losses would take a softmax twice."""
+    found = outputs(model, images).double()
+    return bool((found >= 0).all() and ((found.sum(1) - 1).abs() < 1e-4).all())
+
+
+def unforeseen(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of the points where a small sign step changes the margin by less than half, or more than 1.5 times, of
+    what its gradient foretells, or where that foretells nothing: the gradient does not describe the loss.
+    """
+
+    def of_part(part: slice) -> Tensor:
+        x, y = images[part], labels[part]
+        _, before, gradient = slope(model, x, partial(margin, labels=y))
+        step = (x + NUDGE * gradient.sign()).clamp(0, 1) - x
+        foretold = (gradient * step).flatten(1).sum(1)
+        with torch.no_grad():
+            change = margin(model(x + step), y) - before
+        return ~((change - foretold).abs() < 0.5 * foretold)  # also true for NaN and where nothing is foretold
+
+    with eval_mode(model):
+        return torch.cat(spread(of_part, len(images), images.device)).double().mean().item()
+
+
+def rise(accuracies: Sequence[float]) -> float:
+    """The most by which an accuracy lies above an earlier one; they should fall with eps, steps or strength."""
+    lowest, most = float("inf"), 0.0
+    for accuracy in accuracies:
+        most, lowest = max(most, accuracy - lowest), min(lowest, accuracy)
+    return most
+
+
+def beyond_gradients(evaluation: Evaluation, black_box: str = "square") -> float:
+    """Share of the points that fell to the attack without gradients and to none before it."""
+    return evaluation.fell[black_box].double().mean().item()
+
+
+def signs(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    evaluation: Evaluation | None = None,
+    *,
+    seed: int = 0,
+) -> list[Check]:
+    """All signs, each as a check that fails where the evaluation is to be doubted.
+
+    Args:
+        model: images in [0, 1] to logits [N, C].
+        images: [N, ...] in [0, 1], at least one; a few hundred say enough.
+        labels: [N] int64, the true classes.
+        eps: l-infinity radius that is evaluated, above 0.
+        evaluation: of the standard ensemble, at ``eps``, on any images; None leaves Square's sign out.
+        seed: of PGD's starts.
+
+    Raises:
+        ValueError: images outside [0, 1], labels that do not fit, eps out of range, or no images.
+    """
+    check(images, labels, eps)
+    if not len(images) or not eps > 0:
+        raise ValueError(f"{len(images)} images at eps = {eps}: signs need an image and a radius above 0")
+    slack = max(0.02, 2 / len(images))  # the starts are random
+
+    def accuracy(found: Tensor) -> float:
+        return correct(model, found, labels).double().mean().item()
+
+    def attacked(radius: float, steps: int) -> float:
+        return accuracy(pgd(model, images, labels, radius, steps=steps, seed=seed))
+
+    quiet, restless, odd = silent(model, images, labels), unsteadiness(model, images), unforeseen(model, images, labels)
+    by_eps = [attacked(radius, 20) for radius in (eps / 4, eps / 2, eps, min(1.0, 2 * eps))]
+    by_steps = [attacked(eps, steps) for steps in (1, 5, 20)]
+    one = accuracy(fgsm(model, images, labels, eps))
+    left = withstand(model, images, labels, EVERYTHING, steps=20, seed=seed).double().mean().item()
+    found = [
+        Check("the loss has gradients", quiet <= 0.01, f"none on {100 * quiet:.1f} % of the images"),
+        Check("the model answers twice the same", restless <= 1e-4, f"logits differ by {restless:.1e} of their spread"),
+        Check("the outputs are not probabilities", not probabilities(model, images), "attacks need logits"),
+        Check("gradients foretell the loss", odd <= 0.25, f"they do not on {100 * odd:.1f} % of the images"),
+        Check("accuracy does not rise with eps", rise(by_eps) <= slack, _line(by_eps)),
+        Check("accuracy does not rise with steps", rise(by_steps) <= slack, _line(by_steps)),
+        Check("PGD is not weaker than FGSM", rise([one, by_steps[-1]]) <= slack, _line([one, by_steps[-1]])),
+        Check(f"at eps {EVERYTHING:g} hardly anything stands", left <= 0.03, f"{100 * left:.1f} % left"),
+    ]
+    if evaluation is not None:
+        more = beyond_gradients(evaluation)
+        detail = f"{100 * more:.1f} % of the images fell to Square alone"
+        found.append(
+            Check("Square adds nothing to the gradient attacks", more <= max(0.005, 2 / len(evaluation.right)), detail)
+        )
+    return found
+
+
+def _line(accuracies: Sequence[float]) -> str:
+    return "accuracy " + ", ".join(f"{100 * a:.1f}" for a in accuracies) + " %"

@@ -18,7 +18,8 @@ from benchmarks import plain
 from benchmarks.protocol import Result, seconds
 from labkit import data
 from labkit.networks import build
-from labkit.params import Params, read, validate
+from labkit.paramfiles import read
+from labkit.params import Params, validate
 
 PROFILE = Path(__file__).parent.parent / "params" / "quick.yaml"
 RENDERED = Path(__file__).parent.parent / "reports" / "quick" / "summary.json"

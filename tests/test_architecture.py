@@ -6,7 +6,7 @@ from pathlib import Path
 import labkit
 
 FLOORS = [
-    ["params", "device", "intervals", "store", "results", "networks", "workers", "progress", "published"],
+    ["params", "paramfiles", "device", "intervals", "store", "results", "networks", "workers", "progress", "published"],
     ["attacks", "bounds", "data"],
     ["mixture", "membership", "training", "generative"],
     ["measure", "plots", "robustness"],

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.params import PROFILES, ParameterError, Params, parse_assignment, read, validate
+from labkit.paramfiles import parse_assignment, read
+from labkit.params import PROFILES, ParameterError, Params, validate
 
 PROFILE_FILES = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
 

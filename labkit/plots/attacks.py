@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labkit.plots.style import COLOURS, NAMES, label, line, new_figure, tidy
+from labkit.plots.style import COLOURS, NAMES, label, new_figure, tidy
 from labkit.results import find
 
 WRONG, STANDS = "#bbbbbb", "#1b1b1b"
@@ -59,17 +59,23 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
         found: (model, radius trained against) -> l-infinity distances [N], positive.
         radii: marked.
     """
-    figure, ax = new_figure(width=8, height=4.2)
-    edges = np.linspace(0, 0.5, 51)
-    for (model, radius), values in found.items():
+    columns = min(4, len(found))
+    rows = -(-len(found) // columns)
+    figure, axes = new_figure(columns, rows, width=3.2, height=2.1, squeeze=False, sharex=True, sharey=True)
+    edges = np.linspace(0, 0.5, 26)
+    for ax, ((model, radius), values) in zip(axes.flat, found.items(), strict=False):
         counts, _ = np.histogram(values.clamp(max=0.4999).numpy(), bins=edges)
-        share = 100 * counts / max(len(values), 1)
-        ax.stairs(share, edges, color=COLOURS[model], ls=line(radius), lw=1.6, label=label(model, radius))
-    for eps in radii:
-        ax.axvline(eps, color=COLOURS["chance"], ls=":", lw=1)
-    ax.set_xlim(0, 0.5)
-    tidy(ax, x="l-infinity distance to the nearest image found on the other side", y="share of images (%)")
-    ax.legend(frameon=False, fontsize=8)
+        ax.stairs(100 * counts / max(len(values), 1), edges, color=COLOURS[model], fill=True, alpha=0.75)
+        for eps in radii:
+            ax.axvline(eps, color=COLOURS["chance"], ls=":", lw=1)
+        if len(values):
+            ax.axvline(values.median().item(), color="black", lw=1.2)
+        tidy(ax, x="", y="", title=label(model, radius))
+    for ax in axes.flat[len(found) :]:
+        ax.set_visible(False)
+    axes[0][0].set_xlim(0, 0.5)
+    figure.supxlabel("l-infinity distance to the nearest image found on the other side", fontsize=10)
+    figure.supylabel("share of images (%)", fontsize=10)
     return figure
 
 
@@ -95,6 +101,7 @@ def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: flo
         cbar_kws={"label": f"accuracy at eps {eps:g} (%)"},
     )  # fmt: skip
     ax.set_xticklabels(ax.get_xticklabels(), rotation=30, ha="right")
+    ax.grid(visible=False)
     return figure
 
 

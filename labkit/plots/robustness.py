@@ -20,13 +20,13 @@ def contenders(rows: Rows) -> list[tuple[str, float | None]]:
     return list(dict.fromkeys((r["model"], r.get("train_eps")) for r in rows))
 
 
-def against_eps(rows: Rows, attacks: Mapping[str, str], published: Sequence[Published] = ()) -> Figure:
+def against_eps(rows: Rows, attacks: Mapping[str, str], published: Mapping[str, Sequence[Published]]) -> Figure:
     """Robust accuracy against eps, a panel an attack, a line a model, with 95 % intervals.
 
     Args:
         rows: as dicts; ``robust_accuracy`` of the attacks, and ``accuracy`` for eps 0.
         attacks: name in the rows -> title of the panel.
-        published: drawn into the panels in whose title their attack's name stands.
+        published: attack -> what is drawn into its panel.
     """
     figure, axes = new_figure(len(attacks), width=4.3, height=4.2, squeeze=False, sharey=True)
     for ax, (attack, title) in zip(axes[0], attacks.items(), strict=True):
@@ -35,10 +35,8 @@ def against_eps(rows: Rows, attacks: Mapping[str, str], published: Sequence[Publ
             if measured:
                 clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")[:1]
                 _errorbar(ax, [{**r, "eps": 0.0} for r in clean] + measured, "eps", model, radius)
-        for point in published:
-            if title.startswith(point.attack):
-                colour = COLOURS.get(point.model, "#555555")
-                ax.plot(point.eps, 100 * point.value, "x", color=colour, ms=8, mew=2, zorder=5)
+        for point in published.get(attack, ()):
+            ax.plot(point.eps, 100 * point.value, "x", color=COLOURS[point.model], ms=8, mew=2, zorder=5)
         ax.axhline(10, color=COLOURS["chance"], ls=":", lw=1)
         ax.text(0, 11.5, "guessing", color=COLOURS["chance"], fontsize=8)
         ax.set_ylim(-2, 100)
@@ -86,13 +84,11 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 span = [[y - 100 * robust[0]["low"]], [100 * robust[0]["high"] - y]]
                 style = {"color": COLOURS[model], "marker": MARKERS[model], "ls": "", "capsize": 3}
                 ax.errorbar(scale * across[0]["value"], y, yerr=span, label=label(model, radius), **style)
-                ax.annotate(
-                    label(model, radius), (scale * across[0]["value"], y), xytext=(6, 5), textcoords="offset points",
-                    fontsize=8, color=COLOURS[model],
-                )  # fmt: skip
     for point in published:
         if point.eps == eps and point.clean is not None:
             left.plot(100 * point.clean, 100 * point.value, "x", color=COLOURS[point.model], ms=8, mew=2)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     right.set_xscale("log")
     left.margins(x=0.2)
     right.margins(x=0.25)

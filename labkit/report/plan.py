@@ -12,7 +12,8 @@ from typing import Any
 import nbformat
 
 import labkit
-from labkit.params import ParameterError, Params, parse_assignment, read, validate
+from labkit.paramfiles import parse_assignment, read
+from labkit.params import ParameterError, Params, validate
 
 CHECKOUT = Path(labkit.__file__).resolve().parent.parent
 

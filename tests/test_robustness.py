@@ -1,0 +1,145 @@
+"""Evaluations are values: kept under all that determines them, and taken apart as a naive count would."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from labkit import attacks, generative, robustness
+from labkit.generative.cvae import cross_entropy, kl_divergence
+from labkit.generative.networks import CVAE
+from labkit.robustness import STANDS, Survival, described, fingerprint, survive
+from labkit.store import Store
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(seed=0):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=gen(seed)) / 20)
+    return model.eval()
+
+
+@pytest.fixture
+def batch():
+    images = torch.rand(40, 1, 28, 28, generator=gen(1))
+    return images, linear()(images).argmax(1).where(torch.arange(40) % 8 > 0, torch.arange(40) % 10)
+
+
+CHAIN = {"fgsm": attacks.fgsm, "pgd": partial(attacks.pgd, steps=5, seed=3)}
+
+
+def outcome(model, attack, images, labels, eps):
+    return attacks.correct(model, attack(model, images, labels, eps), labels)
+
+
+def test_survival_equals_attacks_one_by_one(batch, tmp_path):
+    images, labels = batch
+    models = [linear(), linear(5)]
+    found = survive(models, CHAIN, images, labels, 0.02, store=Store(tmp_path))
+    for index, model in enumerate(models):
+        right = attacks.correct(model, images, labels)
+        one = right & outcome(model, CHAIN["fgsm"], images, labels, 0.02)
+        both = one & outcome(model, CHAIN["pgd"], images, labels, 0.02)
+        assert torch.equal(found.right[index], right)
+        assert torch.equal(found.after("fgsm")[index], one)
+        assert torch.equal(found.taken("fgsm")[index], right & ~one)
+        assert found.stands[index].sum() <= one.sum()
+        assert both.sum() - 1 <= found.stands[index].sum() <= both.sum() + 1  # starts are drawn for what is left
+    assert 0 < found.stands[0].sum() < found.right[0].sum()
+
+
+def test_an_evaluation_is_not_done_twice(batch, tmp_path, monkeypatch):
+    images, labels = batch
+    call = {"store": Store(tmp_path)}
+    first = survive([linear()], CHAIN, images, labels, 0.02, **call)
+    done = []
+    real = robustness.evaluate
+    monkeypatch.setattr(robustness, "evaluate", lambda *a, **k: done.append(a) or real(*a, **k))
+    again = survive([linear()], CHAIN, images, labels, 0.02, **call)
+    assert torch.equal(again.fell, first.fell)
+    assert not done
+    other = {**CHAIN, "pgd": partial(attacks.pgd, steps=6, seed=3)}
+    for count, change in enumerate(
+        (
+            lambda: survive([linear(1)], CHAIN, images, labels, 0.02, **call),
+            lambda: survive([linear()], other, images, labels, 0.02, **call),
+            lambda: survive([linear()], CHAIN, images, labels, 0.03, **call),
+            lambda: survive([linear()], CHAIN, images[:9], labels[:9], 0.02, **call),
+            lambda: survive([linear()], CHAIN, images, labels.roll(1), 0.02, **call),
+            lambda: survive([linear()], CHAIN, images, labels, 0.02, standing=torch.arange(40)[None] < 20, **call),
+        )
+    ):
+        change()
+        assert len(done) == count + 1
+
+
+def test_what_does_not_stand_is_left_alone(batch, tmp_path):
+    images, labels = batch
+    standing = torch.arange(40)[None] % 2 == 0
+    found = survive([linear()], CHAIN, images, labels, 0.5, store=Store(tmp_path), standing=standing)
+    assert (found.fell[~standing] == STANDS).all()
+    assert torch.equal(found.right[0], attacks.correct(linear(), images, labels))
+    assert not (found.stands & standing & found.right).any()
+
+
+def test_then_is_the_sequence_of_both():
+    right = torch.tensor([[True, True, True, True, False]])
+    first = Survival(("a", "b"), right, torch.tensor([[0, STANDS, STANDS, STANDS, STANDS]], dtype=torch.int8))
+    second = Survival(("b", "c"), right, torch.tensor([[0, 0, 1, STANDS, STANDS]], dtype=torch.int8))
+    both = first.then(second)
+    assert both.attacks == ("a", "b", "c")
+    assert both.fell.tolist() == [[0, 1, 2, STANDS, STANDS]]
+    assert both.stands.tolist() == [[False, False, False, True, False]]
+    assert sum(int(both.taken(name).sum()) for name in both.attacks) + int(both.stands.sum()) == int(right.sum())
+
+
+def test_a_fingerprint_is_the_model_s_not_its_mode_s():
+    model = linear()
+    assert fingerprint(model) == fingerprint(linear())
+    assert fingerprint(model.train()) == fingerprint(linear())
+    assert fingerprint(model) != fingerprint(linear(1))
+    cvae = CVAE(4)
+    soft, sharp = (generative.ElboLogits(cvae, temperature=t) for t in (10.0, 1.0))
+    assert fingerprint(soft) != fingerprint(sharp)
+
+
+def test_described_says_function_and_settings():
+    inner = partial(attacks.pgd, steps=5, seed=1)
+    assert described(partial(inner, seed=2)) == {"function": "labkit.attacks.gradient.pgd", "steps": 5, "seed": 2}
+
+
+# The CVAE as a classifier
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_elbo_logits_equal_a_loop_over_images_and_classes(samples):
+    torch.manual_seed(0)
+    cvae = CVAE(4).eval()
+    model = generative.ElboLogits(cvae, samples=samples, seed=2)
+    images = torch.rand(3, 1, 28, 28, generator=gen())
+    found = model.bounds(images)
+    for i in range(3):
+        for c in range(10):
+            x, y = images[i : i + 1], torch.tensor([c])
+            mean, log_variance = cvae.encode(x, y)
+            draws = [mean + (log_variance / 2).exp() * e for e in model.noise]
+            bce = torch.stack([cross_entropy(cvae.decode(z, y), x) for z in draws]).mean()
+            torch.testing.assert_close(found[i, c], -(bce + kl_divergence(mean, log_variance))[0], rtol=1e-4, atol=1e-2)
+
+
+def test_a_temperature_changes_no_answer_and_brings_the_gradient_back():
+    torch.manual_seed(0)
+    cvae = CVAE(4).eval()
+    images = torch.rand(6, 1, 28, 28, generator=gen())
+    sharp, soft = (generative.ElboLogits(cvae, temperature=t) for t in (1.0, 50.0))
+    assert torch.equal(sharp(images).argmax(1), soft(images).argmax(1))
+    assert torch.equal(sharp(images), sharp(images))
+    y = sharp(images).argmax(1)
+    slope = attacks.input_gradient(soft, images, y)
+    assert (slope.abs().flatten(1).amax(1) > 0).all()

@@ -1,4 +1,4 @@
-"""Parameters as they are written down: a YAML file, or KEY=VALUE on the command line; checked in :mod:`labkit.params`."""
+"""Parameters as they are written down, in a YAML file or as KEY=VALUE; :mod:`labkit.params` checks them."""
 
 from __future__ import annotations
 

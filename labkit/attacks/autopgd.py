@@ -55,10 +55,9 @@ def apgd(
         ValueError: images outside [0, 1] or not finite, labels that do not fit, a setting out of range or unknown.
     """
     _check(images, labels, eps, norm, steps=steps, restarts=restarts)
-    draw = torch.Generator(device=images.device).manual_seed(seed)
-    starts = (around(images, eps, norm).start(draw) for _ in range(restarts))
-    runs = ((start, labels[:, None]) for start in starts)
-    return _search(model, images, labels, around(images, eps, norm), runs, named(loss), steps)
+    ball, draw = around(images, eps, norm), torch.Generator(device=images.device).manual_seed(seed)
+    runs = ((ball.start(draw), labels[:, None]) for _ in range(restarts))
+    return _search(model, images, labels, ball, runs, named(loss), steps)
 
 
 def apgd_targeted(
@@ -86,11 +85,11 @@ def apgd_targeted(
     _check(images, labels, eps, norm, steps=steps, targets=targets)
     if not len(images):
         return images.clone()
-    draw = torch.Generator(device=images.device).manual_seed(seed)
+    ball, draw = around(images, eps, norm), torch.Generator(device=images.device).manual_seed(seed)
     wrong = rivals(model, images, labels, targets)  # [N, k]
-    runs = ((around(images, eps, norm).start(draw), torch.stack([labels, target], 1)) for target in wrong.unbind(1))
+    runs = ((ball.start(draw), torch.stack([labels, target], 1)) for target in wrong.unbind(1))
     loss = targeted_dlr if outputs(model, images[:1]).shape[1] >= 4 else targeted_margin
-    return _search(model, images, labels, around(images, eps, norm), runs, loss, steps)
+    return _search(model, images, labels, ball, runs, loss, steps)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -160,12 +159,23 @@ def _climb(
     """One run on a piece: the image that broke a point or that of highest loss; highest loss [n]; bool [n], stands."""
     logits, value, gradient = slope(model, start, partial(_told, loss, classes))
     found, highest, stood = start.clone(), value.float(), logits.argmax(1) == labels
-    size = torch.full((len(start), *[1] * (start.ndim - 1)), 2 * ball.eps, dtype=start.dtype, device=start.device)
-    still = torch.zeros_like(stood)
     of = _Climb(
-        *(torch.arange(len(start), device=start.device), stood, labels, classes, ball),
-        *(start, start, value, gradient, start, value, gradient, size),
-        *(torch.zeros_like(labels), still, value),
+        row=torch.arange(len(start), device=start.device),
+        stands=stood.clone(),
+        labels=labels,
+        classes=classes,
+        ball=ball,
+        x=start,
+        before=start,
+        value=value,
+        gradient=gradient,
+        top=start,
+        top_value=value,
+        top_gradient=gradient,
+        size=start.new_full((len(start), *[1] * (start.ndim - 1)), 2 * ball.eps),
+        rises=torch.zeros_like(labels),
+        halved=torch.zeros_like(stood),
+        top_then=value,
     )
     checked, last = set(checkpoints(steps)), 0
     for step in range(1, steps + 1):

@@ -79,8 +79,14 @@ def _nearest(
                 rows = far[part]
                 start = images[rows]
                 of = _Walk(
-                    *(torch.arange(len(rows), device=rows.device), torch.ones_like(rows, dtype=torch.bool)),
-                    *(start, labels[rows], target[rows], start, nearest[rows], distance[rows]),
+                    row=torch.arange(len(rows), device=rows.device),
+                    stands=torch.ones_like(rows, dtype=torch.bool),
+                    images=start,
+                    labels=labels[rows],
+                    targets=target[rows],
+                    x=start,
+                    nearest=nearest[rows],
+                    distance=distance[rows],
                 )
                 nearest[rows], distance[rows] = _walk(model, of, steps, enough)
 
@@ -110,10 +116,9 @@ class _Walk(Points):
 def _walk(model: nn.Module, of: _Walk, steps: int, enough: float) -> tuple[Tensor, Tensor]:
     nearest, distance = of.nearest.clone(), of.distance.clone()
     for _ in range(steps):
-        left = of.standing()
-        if left is None:
+        of = of.standing()
+        if of is None:
             break
-        of = left
         loss = partial(targeted_margin, labels=of.labels, targets=of.targets)
         _, value, gradient = slope(model, of.x, loss)
         x = _project(of.x, of.images, value, gradient)

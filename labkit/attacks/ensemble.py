@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def standard(seed: int = 0) -> dict[str, Attack]:
     }
 
 
-STANDARD = standard()
+STANDARD: Mapping[str, Attack] = MappingProxyType(standard())
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ def evaluate(
 ) -> Evaluation:
     """Attack the points that stand with one attack after another.
 
-    What an attack returns is judged here, in the images' own precision: it counts as broken if the model errs on that
-    very image, and the image must lie in ball and box.
+    What an attack returns is judged here: a point counts as broken if the model errs on that very image, which must lie
+    in ball and box. It is judged in the precision of ``images``, which is float32 for figures to report.
 
     Args:
         model: images in [0, 1] to logits [N, C], C at least 2.
-        images: [N, ...] in [0, 1], floating point; float32, if the figures are to be reported.
+        images: [N, ...] in [0, 1], floating point.
         labels: [N] int64, the true classes.
         attacks: by name, in order: ``(model, images, labels, eps) -> images``, such as :data:`STANDARD`.
         eps: radius of the ball.
@@ -91,7 +92,8 @@ def evaluate(
     check(images, labels, eps, norm)
     ball = around(images, eps, norm)
     if not len(images):
-        return Evaluation(images.clone(), labels.bool(), {name: labels.bool() for name in attacks})
+        none = labels.new_empty(0, dtype=torch.bool)
+        return Evaluation(images.clone(), none, dict.fromkeys(attacks, none))
     right, highest = _judged(model, images, labels)
     stands, strongest, fell = right.clone(), images.clone(), {}
     for name, attack in attacks.items():

@@ -103,15 +103,22 @@ def _search(
     stripes = luck(channels, 1, width) < 0.5  # vertical, one pixel wide
     x = torch.where(stripes, ball.high, ball.low)
     value = loss(x, labels)
-    row = torch.arange(len(images), device=images.device)
-    of = _Search(row, value <= 0, labels, ball.low, ball.high, x, value, luck(queries, 2 + channels))
+    of = _Search(
+        row=torch.arange(len(images), device=images.device),
+        stands=value <= 0,
+        labels=labels,
+        low=ball.low,
+        high=ball.high,
+        best=x,
+        loss=value,
+        luck=luck(queries, 2 + channels),
+    )
     found = x.clone()
     down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     for query in range(queries):
-        left = of.standing()
-        if left is None:
-            break
-        of = left
+        of = of.standing()
+        if of is None:
+            return found.view(-1, *shape)
         tall, wide = sides(share(query, queries, p_init), height, width)
         here = of.luck[:, query]  # [n, 2 + c]
         top, side = here[:, :1] * (height - tall + 1), here[:, 1:2] * (width - wide + 1)
@@ -128,7 +135,7 @@ def _search(
         fallen = of.stands & (of.loss > 0)
         of.stands = of.stands & ~fallen
         found[of.row[fallen]] = of.best[fallen]
-    found[of.row] = of.best
+    found[of.row[of.stands]] = of.best[of.stands]
     return found.view(-1, *shape)
 
 

@@ -91,7 +91,7 @@ class Params(BaseModel):
     robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
     robust_width: Int = Field(1, ge=1, le=4, description="width of the defences' network, in widths of the others'")
     robust_average: Float = Field(
-        0.99, ge=0, lt=1, description="what a step leaves of the average of parameters that is kept; 0: no average"
+        0.0, ge=0, lt=1, description="what a step leaves of the average of parameters that is kept; 0: no average"
     )
     validation_share: Float = Field(
         0.05, ge=0, le=0.5, description="share of the training images that defences hold out, to choose checkpoints on"

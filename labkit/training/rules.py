@@ -116,7 +116,7 @@ class Trades:
         clean, moved = stack(images), stack(attacked)  # [M B, C]
         loss = F.cross_entropy(clean, labels, reduction="sum")
         apart = F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)  # [M B]
-        return stack.gradient(loss + self.beta * apart[labels >= 0].sum())
+        return stack.gradient(loss + self.beta * (apart * (labels >= 0)).sum())
 
     def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
         return total / counts.clamp(min=1)
@@ -132,7 +132,7 @@ class Interval:
     Attributes:
         eps: l-infinity radius on pixels in [0, 1], in the end.
         kappa: weight of the clean loss in the end.
-        rise: shares of the training at which the rise begins and ends.
+        rise: shares of the training at which the rise begins and ends, the first below the second.
     """
 
     eps: float

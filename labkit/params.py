@@ -87,7 +87,7 @@ class Params(BaseModel):
     robust_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
         [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
     )
-    robust_epochs: Int = Field(20, ge=1, le=1000, description="passes over the training images (defences)")
+    robust_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (defences)")
     robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
     robust_width: Int = Field(1, ge=1, le=4, description="width of the defences' network, in widths of the others'")
     robust_average: Float = Field(
@@ -97,9 +97,9 @@ class Params(BaseModel):
         0.05, ge=0, le=0.5, description="share of the training images that defences hold out, to choose checkpoints on"
     )
     trades_beta: Float = Field(6.0, ge=0, le=1000, description="weight of the divergence in TRADES")
-    ibp_epochs: Int = Field(20, ge=1, le=1000, description="passes over the training images (ibp)")
-    ibp_learning_rate: Float = Field(2e-3, gt=0, le=1, description="peak learning rate (ibp, AdamW)")
-    ibp_kappa: Float = Field(0.5, ge=0, le=1, description="weight of the clean loss beside the bound's, in the end")
+    ibp_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (ibp)")
+    ibp_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (ibp, AdamW)")
+    ibp_kappa: Float = Field(0.0, ge=0, le=1, description="weight of the clean loss beside the bound's, in the end")
 
     # Differential privacy (01, 03)
     dp_epsilon: Float = Field(8.0, ge=0.1, le=100, description="target epsilon of DP-SGD")

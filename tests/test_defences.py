@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from labkit.attacks import withstand
-from labkit.data import Dataset, Split
+from labkit.attacks import correct, fgsm, withstand
+from labkit.data import DataError, Dataset, Split
 from labkit.lab import Lab
 from labkit.networks import build
 from labkit.params import Params
@@ -232,3 +232,17 @@ def test_without_validation_the_last_state_is_kept(tmp_path):
     assert found.members.all()
     assert found.recipe.keep == "last"
     assert found.histories[0][-1].validation_robust is None
+
+
+@pytest.mark.slow
+def test_fgsm_training_overfits_catastrophically(tmp_path):
+    """Its own attack is withstood, more steps of the same are not: the masking that this regime is kept to show."""
+    try:
+        lab = Lab(Params(dataset="fashion_mnist", test_size=500, robust_epochs=10), Store(tmp_path))
+    except DataError as error:
+        pytest.skip(str(error))
+    found = lab.classifiers("fgsm", eps=0.3)
+    images, labels = lab.data.test.batch(torch.arange(500))
+    once = correct(found.model(0), fgsm(found.model(0), images, labels, 0.3), labels)
+    assert once.double().mean() > 0.5
+    assert found.histories[0][-1].validation_robust < 0.05

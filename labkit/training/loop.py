@@ -83,7 +83,7 @@ def fit(
     steps = [recipe.steps(len(indices)) for indices in mine]
     update, course = OPTIMISERS[recipe.optimiser]
     optimiser = update(stack.theta)
-    average = Average(stack.theta, recipe.average)
+    average = Average(stack.theta, recipe.average) if recipe.average else None
     # Each piece has its own: what it draws must not depend on which is computed first.
     whole = Dice(seeds, "batch", device=device)
     each = [Dice(seeds, "piece", slot, device=device) for slot in range(_slots(recipe, members, piece))]
@@ -105,11 +105,11 @@ def fit(
         total = sum(crew.map(add, list(zip(pieces, each, strict=False))))
         counts = (batch >= 0).sum(1, keepdim=True)
         optimiser.step(recipe.rule.finish(total, counts, whole), rate)
-        if recipe.average:
+        if average:
             average.step(rate)
 
     def states() -> list[dict[str, Tensor]]:
-        return stack.states(average.value() if recipe.average else None)
+        return stack.states(average.value() if average else None)
 
     drawn_from = [g for dice in (whole, *each) for g in dice.generators]
     run = captured(step, drawn_from) if device.type == "cuda" else step

@@ -62,7 +62,7 @@ class Average:
 
     def step(self, rate: Tensor) -> None:
         """Take in the parameters as they are now, of models whose learning rate [M, 1] is not zero."""
-        share = (1 - self.decay) * (rate > 0)
+        share = (1 - self.decay) * (rate > 0).to(self.theta.dtype)
         self.mean.lerp_(self.theta, share)
         self.weight.lerp_(torch.ones_like(self.weight), share)
 

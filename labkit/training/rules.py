@@ -137,7 +137,7 @@ class Interval:
 
     eps: float
     kappa: float = 0.5
-    rise: tuple[float, float] = (0.0, 0.5)
+    rise: tuple[float, float] = (0.1, 0.6)
 
     def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
         begin, end = self.rise

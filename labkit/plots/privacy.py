@@ -16,10 +16,19 @@ _ATTACKS = {
     "threshold": "correctness",
     "loss": "loss threshold",
     "learned": "learned attacker",
+    "calibrated": "loss less difficulty",
     "rmia": "RMIA",
+    "lira_offline": "LiRA, offline",
     "lira": "LiRA",
 }
-_LINES = {"loss": ":", "learned": "--", "rmia": "-.", "lira": "-"}
+_LINES = {
+    "loss": ":",
+    "learned": "--",
+    "calibrated": (0, (3, 1, 1, 1, 1, 1)),
+    "rmia": "-.",
+    "lira_offline": (0, (5, 3)),
+    "lira": "-",
+}
 
 
 def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, tuple[float, float]]) -> Figure:

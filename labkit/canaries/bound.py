@@ -7,7 +7,8 @@ where he is unsure. No (epsilon, delta)-private training lets him guess too many
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +16,7 @@ from scipy import optimize, stats
 
 from labkit.intervals import LEVEL
 
-SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the canaries, guessed about, that :func:`one_run` tries
+SHARES = (0.05, 0.9)  # of the canaries, to be guessed about: only where the auditor is sure, or nearly all of them
 MOST = 100.0  # epsilon beyond which nothing is searched
 
 
@@ -36,6 +37,12 @@ class LowerBound:
     guesses: int
     canaries: int
     level: float
+
+
+class Bound(Protocol):
+    """From guesses to the epsilon that they refute."""
+
+    def __call__(self, right: int, guesses: int, canaries: int, delta: float, *, level: float) -> LowerBound: ...
 
 
 def p_value(right: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
@@ -87,7 +94,13 @@ def lower_bound(right: int, guesses: int, canaries: int, delta: float, *, level:
 
 
 def one_run(
-    scores: ArrayLike, inserted: ArrayLike, delta: float, *, level: float = LEVEL, shares: Sequence[float] = SHARES
+    scores: ArrayLike,
+    inserted: ArrayLike,
+    delta: float,
+    *,
+    bound: Bound = lower_bound,
+    level: float = LEVEL,
+    shares: Sequence[float] = SHARES,
 ) -> LowerBound:
     """Audit by scores: algorithm 1. Half of the guesses say "in" where scores are highest, half "out" where lowest.
 
@@ -98,6 +111,7 @@ def one_run(
         scores: [m], higher where the auditor is surer that the canary was trained on.
         inserted: [m] bool, the coins.
         delta: in [0, 1).
+        bound: from guesses to a bound: :func:`lower_bound`, or one of :mod:`labkit.canaries.tradeoff`.
         level: confidence.
         shares: of the m canaries, in (0, 1], fixed before the scores are seen.
 
@@ -111,10 +125,9 @@ def one_run(
         )
     order = np.argsort(-s, kind="stable")
     each = 1 - (1 - level) / len(shares)
-    bounds = []
+    found = []
     for share in shares:
-        half = max(1, round(share * len(s) / 2))
+        half = max(1, int(share * len(s) / 2))
         right = int(coins[order[:half]].sum() + (~coins[order[-half:]]).sum())
-        bounds.append(lower_bound(right, 2 * half, len(s), delta, level=each))
-    best = max(bounds, key=lambda bound: bound.epsilon)
-    return LowerBound(best.epsilon, delta, best.right, best.guesses, len(s), level)
+        found.append(bound(right, 2 * half, len(s), delta, level=each))
+    return replace(max(found, key=lambda one: one.epsilon), level=level)

@@ -7,8 +7,8 @@ import labkit
 
 FLOORS = [
     ["params", "device", "intervals", "store", "results", "networks", "workers", "progress"],
-    ["attacks", "data"],
-    ["mixture", "membership", "training", "generative"],
+    ["attacks", "data", "scattering"],
+    ["mixture", "membership", "training", "canaries", "generative"],
     ["measure", "plots"],
     ["display"],
     ["lab"],

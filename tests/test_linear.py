@@ -87,7 +87,7 @@ def test_noise_has_the_scale_that_is_accounted():
 def test_it_learns_at_a_loose_epsilon():
     x, labels = problem(2000)
     weights = train_heads(x, labels, [Head(1.0, 0.5, 30, 1.0, 1.0)], 0)
-    assert (head_logits(weights, x)[0].argmax(1) == labels).float().mean() > 0.8
+    assert (head_logits(weights, x)[0].argmax(1) == labels).float().mean() > 0.75
 
 
 def test_heads_that_do_not_agree():

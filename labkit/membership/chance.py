@@ -18,12 +18,15 @@ class Chance:
 
     Attributes:
         auc: against 0.5.
-        tpr: against ``fpr``.
+        tpr: against ``guessing``.
+        guessing: the TPR that guessing gives at an empirical threshold. :meth:`Roc.tpr_at` goes down to just above the
+            first false alarm too many, so of k allowed ones among m it gives (k + 1) / (m + 1), not k / m.
         fpr: false-positive rate.
     """
 
     auc: float
     tpr: float
+    guessing: float
     fpr: float
 
 
@@ -54,17 +57,18 @@ def smallest(targets: int, members: int, others: int, *, fpr: float, shared_shad
     # The interval's half width, and how far the mean must lie beyond it to clear it POWER of the time.
     clear = widening * (stats.t.ppf(0.5 + LEVEL / 2, targets - 1) + stats.norm.ppf(POWER)) / math.sqrt(targets)
     auc = 0.5 + clear * math.sqrt((members + others + 1) / (12 * members * others))
-    z = stats.norm.isf(fpr)
+    guessing = (math.floor(fpr * others + 1e-9) + 1) / (others + 1)
+    z = stats.norm.isf(guessing)
 
     def lack(tpr: float) -> float:
         shift = stats.norm.ppf(tpr) + z  # of two Gaussians whose ROC curve passes here
         slope = math.exp(shift * z - shift**2 / 2)  # of that curve, by which the threshold's error is magnified
-        variance = tpr * (1 - tpr) / members + slope**2 * fpr * (1 - fpr) / others
-        return tpr - fpr - clear * math.sqrt(variance)
+        variance = tpr * (1 - tpr) / members + slope**2 * guessing * (1 - guessing) / others
+        return tpr - guessing - clear * math.sqrt(variance)
 
     most = 1 - 1e-9
-    tpr = optimize.brentq(lack, fpr, most) if lack(most) > 0 else 1.0
-    return Chance(min(auc, 1.0), float(tpr), fpr)
+    tpr = optimize.brentq(lack, guessing, most) if lack(most) > 0 else 1.0
+    return Chance(float(min(auc, 1.0)), float(tpr), guessing, fpr)
 
 
 def precision(tpr: float, fpr: float, prior: float) -> float:

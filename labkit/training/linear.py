@@ -96,7 +96,7 @@ def train_heads(
 
     theta = features.new_zeros(m * classes, d + 1)
     velocity, mean = torch.zeros_like(theta), torch.zeros_like(theta)
-    batches, draw = generator(seed, "batches"), generator(seed, "noise")
+    batches, draws = generator(seed, "batches"), [generator(seed, "noise", i) for i in range(m)]
     squares = norms(features)  # [N]
     across = None if mirror is None else products(features, mirror)  # [N]
     for step in range(steps):
@@ -113,7 +113,7 @@ def train_heads(
             squared = (squared + other.square().sum(2) * squares[chosen][:, None] + 2 * both) / 4
             views = [(x, lack / 2), (turned, other / 2)]
         weight = (clip / squared.sqrt().clamp(min=1e-12)).clamp(max=1)[..., None]  # [B, M, 1]
-        total = noise * torch.randn(theta.shape, generator=draw)
+        total = noise * torch.cat([torch.randn(classes, d + 1, generator=draw) for draw in draws])
         for view, part in views:
             part = (part * weight).flatten(1)  # [B, M C]
             total[:, :d].addmm_(part.T, view)

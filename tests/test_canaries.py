@@ -172,3 +172,34 @@ def test_a_model_that_learned_its_canaries_by_heart_is_caught():
     honest = 5.0 * torch.nn.functional.one_hot(truth, 10).float()
     honest += torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
     assert planted.play(honest).bound(DELTA).epsilon < 0.5
+
+
+# Figures
+
+
+def test_the_sandwich_marks_what_breaks_its_claim():
+    from labkit.plots.privacy import sandwich
+    from labkit.plots.style import COLOURS
+
+    claims = {"dp": 8.0, "broken": 3.0}
+    rows = [{"model": model, "metric": "epsilon", "value": value} for model, value in claims.items()]
+    rows += [
+        {"model": model, "metric": "epsilon_lower_bound", "attack": "white box", "value": value}
+        for model, value in (("dp", 3.1), ("broken", 6.9))
+    ]
+    drawn = {tuple(line.get_xdata()): line.get_color() for line in sandwich(rows).axes[0].lines}
+    assert drawn[0, 3.1] == COLOURS["dp"]
+    assert drawn[0, 6.9] == COLOURS["pgd"]
+    assert (8.0, 8.0) in drawn
+
+
+def test_the_frontier_is_drawn_in_order_of_epsilon():
+    from labkit.plots.privacy import frontier
+
+    rows = [
+        {"model": "scattering", "metric": "accuracy", "epsilon": e, "value": v, "low": v - 0.01, "high": v + 0.01}
+        for e, v in ((8.0, 0.91), (1.0, 0.88))
+    ]
+    line = frontier(rows, [("published", 3.0, 0.897)]).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [1.0, 8.0]
+    assert line.get_ydata().tolist() == [0.88, 0.91]

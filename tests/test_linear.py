@@ -7,7 +7,7 @@ from torch import nn
 
 from labkit.training import epsilon
 from labkit.training.clipping import clipped_sum
-from labkit.training.linear import Head, head_logits, train_heads
+from labkit.training.linear import Head, head_logits, private_mean, train_heads
 from labkit.training.stack import Stack
 
 
@@ -94,3 +94,13 @@ def test_heads_that_do_not_agree():
     x, labels = problem()
     with pytest.raises(ValueError, match="must agree"):
         train_heads(x, labels, [Head(1.0, 0.5, 1, 1.0, 1.0), Head(1.0, 0.25, 1, 1.0, 1.0)], 0)
+
+
+def test_private_mean_clips_rows_and_adds_the_noise_that_is_accounted():
+    x = torch.randn(300, 500, generator=gen())
+    exact = private_mean(x, 1e3, 1e-12, 0)
+    torch.testing.assert_close(exact, x.mean(0), rtol=1e-4, atol=1e-6)
+    short = private_mean(x, 0.5, 1e-12, 0)
+    torch.testing.assert_close(short, 0.5 * F.normalize(x, dim=1).mean(0), rtol=1e-4, atol=1e-6)
+    noisy = private_mean(x, 0.5, 4.0, 0) - short
+    assert noisy.std().item() == pytest.approx(4.0 * 0.5 / 300, rel=0.1)

@@ -26,7 +26,7 @@ from labkit.training import (
     side_by_side,
     train,
 )
-from labkit.training.accounting import gaussian_epsilon, limit_mu
+from labkit.training.accounting import composed, gaussian_epsilon, limit_mu, noise_beside
 from labkit.training.clipping import clipped_sum
 from labkit.training.dice import Dice
 from labkit.training.loop import _batches, fit
@@ -254,6 +254,18 @@ def test_gaussian_limit_and_moments_against_published_pairs(sigma, epochs, mu, l
     ).min()
     assert classic == pytest.approx(moments, rel=0.015)
     assert epsilon(sigma, q, steps, 1e-5, accountant="rdp") <= moments
+
+
+def test_mechanisms_beside_each_other_compose():
+    # Without sampling they are Gaussian: mu adds in squares (Dong, Roth and Su 2022, corollary 2).
+    both = composed(((2.0, 1.0, 1), (1.0, 1.0, 1)), 1e-5)
+    assert both == pytest.approx(gaussian_epsilon(math.sqrt(0.25 + 1.0), 1e-5), abs=0.02)
+    beside = ((30.0, 1.0, 1),)
+    sigma = noise_beside(3.0, 0.1, 100, 1e-5, beside)
+    assert 2.95 <= composed(((sigma, 0.1, 100), *beside), 1e-5) <= 3.0
+    assert noise_multiplier(3.0, 0.1, 100, 1e-5) * 0.99 <= sigma <= noise_multiplier(3.0, 0.1, 100, 1e-5) * 1.02
+    with pytest.raises(ValueError, match="nothing is left"):
+        noise_beside(1.0, 0.1, 100, 1e-5, ((0.5, 1.0, 1),))
 
 
 def test_accountants_side_by_side():

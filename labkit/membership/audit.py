@@ -10,7 +10,7 @@ from labkit.membership.learners import learned
 from labkit.membership.likelihood import lira, lira_offline
 from labkit.membership.rows import queries
 from labkit.membership.shadows import calibrated, rmia
-from labkit.membership.signals import correct, features
+from labkit.membership.signals import correct, log_probability
 from labkit.membership.turns import Audit, in_turn
 
 
@@ -21,7 +21,7 @@ def _correctness(logits: Tensor, labels: Tensor, members: Tensor, target: int) -
 
 def _low_loss(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:
     """The lower the target's loss on the image itself, the surer a member: Yeom et al. (2018), section 3.3."""
-    return -features(queries(logits)[target, :, 0], labels)[..., 0]
+    return log_probability(queries(logits)[target, :, 0], labels)
 
 
 Attack = Callable[[Tensor, Tensor, Tensor, int], Tensor]

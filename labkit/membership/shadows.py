@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.membership.rows import comparable, others, queries
-from labkit.membership.signals import features
+from labkit.membership.signals import log_probability
 
 
 def rmia(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, gamma: float = 1.0) -> Tensor:
@@ -70,5 +70,5 @@ def calibrated(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> 
 
 def _log_p(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of the true class, averaged over queries as a probability: [M, N] float64."""
-    log_p = -features(queries(logits), labels[:, None])[..., 0]  # [M, N, Q]
+    log_p = log_probability(queries(logits), labels[:, None])  # [M, N, Q]
     return log_p.logsumexp(2) - math.log(log_p.shape[2])

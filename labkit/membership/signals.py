@@ -42,6 +42,11 @@ def features(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([-true, true.exp(), entropy, margin, correct(logits, labels)], -1)
 
 
+def log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of the true class, in nats: [..., N] float64, from logits [..., N, C] and labels [N] int64."""
+    return _true(logits.double().log_softmax(-1), labels)
+
+
 def full(logits: Tensor, labels: Tensor) -> Tensor:
     """All of the prediction, in an order that means the same for every image.
 

@@ -36,17 +36,33 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
     Raises:
         ValueError: an argument out of range.
     """
-    _check(sample_rate, steps, delta)
+    return composed(((noise_multiplier, sample_rate, steps),), delta, accountant=accountant)
+
+
+@cache
+def composed(parts: tuple[tuple[float, float, int], ...], delta: float, *, accountant: str = "prv") -> float:
+    """The epsilon proved for several mechanisms on the same data: a mean that is released first, then DP-SGD.
+
+    Args:
+        parts: (noise multiplier, sample rate, steps) of each, as for :func:`epsilon`.
+        delta, accountant: as for :func:`epsilon`.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
     if accountant not in ACCOUNTANTS:
         raise ValueError(f"accountant = {accountant!r}: known are {', '.join(ACCOUNTANTS)}")
-    if not noise_multiplier > 0:
-        raise ValueError(f"noise_multiplier = {noise_multiplier} must be positive: without noise there is no epsilon")
-    if steps == 0:
+    for sigma, sample_rate, steps in parts:
+        _check(sample_rate, steps, delta)
+        if not sigma > 0:
+            raise ValueError(f"noise_multiplier = {sigma} must be positive: without noise there is no epsilon")
+    history = [part for part in parts if part[2] > 0]
+    if not history:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the RDP accountant's hint about its range of orders
         made = ACCOUNTANTS[accountant]()
-        made.history = [(noise_multiplier, sample_rate, steps)]
+        made.history = history
         return float(made.get_epsilon(delta))
 
 
@@ -76,6 +92,35 @@ def noise_multiplier(epsilon: float, sample_rate: float, steps: int, delta: floa
                 epsilon_tolerance=min(0.01, epsilon / 20),
             )
         )
+
+
+@cache
+def noise_beside(
+    epsilon: float, sample_rate: float, steps: int, delta: float, beside: tuple[tuple[float, float, int], ...]
+) -> float:
+    """Noise for DP-SGD which, together with the mechanisms ``beside``, costs at most ``epsilon`` by PRV.
+
+    Args:
+        epsilon, sample_rate, steps, delta: as for :func:`noise_multiplier`.
+        beside: as for :func:`composed`.
+
+    Returns:
+        less than 0.1 % more than what is needed.
+
+    Raises:
+        ValueError: an argument out of range, or mechanisms that cost as much as ``epsilon`` by themselves.
+    """
+    if beside and composed(beside, delta) >= epsilon:
+        raise ValueError(f"{beside} cost epsilon = {composed(beside, delta):.3f} alone: nothing is left of {epsilon}")
+    low = noise_multiplier(epsilon, sample_rate, steps, delta) * 0.99  # without them
+    high = low
+    while composed(((high, sample_rate, steps), *beside), delta) > epsilon:
+        low, high = high, 1.1 * high
+    while high - low > 1e-3 * low:
+        middle = (low + high) / 2
+        enough = composed(((middle, sample_rate, steps), *beside), delta) <= epsilon
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 def limit_mu(noise_multiplier: float, sample_rate: float, steps: int) -> float:

@@ -15,11 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.data import Split
-from labkit.workers import spread
-
 WAVE = 3 * math.pi / 4  # centre frequency of the finest wavelet, radians a pixel
-EPS = 1e-5  # below this variance a group of channels counts as empty, and is not blown up
 WIDTH = 0.8  # standard deviation of the finest envelope, and of the average over one pixel
 
 
@@ -177,24 +173,3 @@ def _folded(spectrum: Tensor, step: int) -> Tensor:
 def _subsampled(spectrum: Tensor, step: int) -> Tensor:
     """Every ``step``-th value along both axes of what has this spectrum: complex [..., S/step, S/step]."""
     return torch.fft.ifft2(_folded(spectrum, step) / step**2)
-
-
-def features(split: Split, transform: Scattering, groups: int) -> Tensor:
-    """What a private linear classifier is trained on: coefficients, each image's brought to one scale in every group.
-
-    Group normalisation (Wu and He 2018) divides by an image's own spread, so it costs no privacy.
-
-    Args:
-        split: N images.
-        transform: as long as ``split`` has its size.
-        groups: of neighbouring channels; divides their number.
-
-    Returns:
-        [N, K S' S'] float32.
-    """
-
-    def part(chosen: slice) -> Tensor:
-        images, _ = split.batch(torch.arange(chosen.start, chosen.stop))
-        return F.group_norm(transform(images), groups, eps=EPS).flatten(1)
-
-    return torch.cat(spread(part, len(split), split.labels.device))

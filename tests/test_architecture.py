@@ -7,7 +7,7 @@ import labkit
 
 FLOORS = [
     ["params", "device", "intervals", "store", "results", "networks", "workers", "progress"],
-    ["attacks", "data", "scattering"],
+    ["attacks", "data", "scattering", "features"],
     ["mixture", "membership", "training", "canaries", "generative"],
     ["measure", "plots"],
     ["display"],

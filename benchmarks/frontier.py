@@ -28,7 +28,7 @@ TRANSFORM, GROUPS = Scattering(), 27
 BATCH, EPOCHS = 8_192, 40
 MEAN_NOISE, MEAN_BOUND = 30.0, 63.0  # of the mean that is taken away; the bound is that of rows, sqrt(3969)
 # By epsilon: learning rate (in clipping bounds) and clip, on features of length 63.
-SETTINGS = {1.0: (0.6, 0.1), 2.0: (0.8, 0.1), 3.0: (0.8, 12.0), 8.0: (1.2, 12.0)}
+SETTINGS = {1.0: (0.6, 0.1), 2.0: (0.8, 0.1), 3.0: (0.8, 0.1), 8.0: (1.2, 12.0)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,8 +7,8 @@ import labkit
 
 FLOORS = [
     ["params", "paramfiles", "device", "intervals", "store", "results", "networks", "workers", "progress", "published"],
-    ["attacks", "bounds", "data"],
-    ["mixture", "membership", "training", "generative"],
+    ["attacks", "bounds", "data", "scattering", "features"],
+    ["mixture", "membership", "training", "canaries", "generative"],
     ["measure", "plots", "robustness"],
     ["display"],
     ["lab"],

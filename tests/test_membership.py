@@ -15,14 +15,28 @@ from labkit.membership import (
     ATTACKS,
     accuracy_at,
     audit,
+    boosted,
+    by_number,
+    calibrated,
     dp_region,
+    exposure,
     features,
+    full,
+    gains,
     halves,
+    learn,
     learned,
+    likelihood_ratio,
     lira,
+    lira_offline,
     log_odds,
+    own,
+    precision,
     rmia,
     roc,
+    shared,
+    smallest,
+    steadiness,
 )
 
 
@@ -222,6 +236,168 @@ def test_shapes_that_do_not_fit(attack):
         attack(logits, labels, members.double(), 0)
     with pytest.raises(ValueError, match="none of the 6 models"):
         attack(logits, labels, members, 6)
+
+
+def probability_ensemble(models=160, images=4000, shift=0.5, spread=0.35, seed=0):
+    """Two-class logits whose log-probability of the true class is N(mu_x + shift if a member, spread^2).
+
+    p(x | target) over its mean over shadows is then the likelihood ratio, but for a factor that is the image's own.
+    Its AUC is Phi(shift / (spread sqrt 2)).
+    """
+    g = gen(seed)
+    members = halves(models, images, g)
+    difficulty = -4 - torch.rand(images, generator=g, dtype=torch.float64)  # low enough to stay below log 1
+    log_p = difficulty + shift * members + spread * torch.randn(models, images, generator=g, dtype=torch.float64)
+    logits = torch.stack([log_p, (-log_p.exp()).log1p()], -1)  # [M, N, 2]
+    return logits, torch.zeros(images, dtype=torch.long), members
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.5])
+def test_rmia_reaches_the_known_likelihood_ratio(shift):
+    logits, labels, members = probability_ensemble(shift=shift)
+    exact = norm.cdf(shift / (0.35 * math.sqrt(2)))
+    values = [roc(rmia(logits, labels, members, t), members[t]).auc for t in range(4)]
+    assert np.mean(values) == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("spread", [shared, own, by_number])
+@pytest.mark.parametrize("attack", [lira, lira_offline])
+def test_every_way_of_lira_reaches_the_known_likelihood_ratio(attack, spread):
+    """All images have one variance here, so that a variance of each image's own only costs a little."""
+    logits, labels, members = gaussian_ensemble(models=200, images=4000)
+    exact = norm.cdf(1 / math.sqrt(2))
+    values = [roc(attack(logits, labels, members, t, spread=spread), members[t]).auc for t in range(4)]
+    assert np.mean(values) == pytest.approx(exact, abs=0.01)
+
+
+def test_own_variance_pays_where_variances_differ():
+    g = gen(3)
+    members = halves(160, 3000, g)
+    width = torch.where(torch.arange(3000) % 2 == 0, 0.3, 3.0).double()  # half of the images tell much, half nothing
+    signal = members + width * torch.randn(160, 3000, generator=g, dtype=torch.float64)
+    at = {
+        way: np.mean([roc(likelihood_ratio(signal, members, t, spread=way), members[t]).tpr_at(0.01) for t in range(4)])
+        for way in (shared, own)
+    }
+    assert at[own] > 2 * at[shared]
+
+
+def test_queries_add_up_as_independent_evidence():
+    """Two queries with noise of their own: the shift counts sqrt 2 times; two equal ones add nothing."""
+    g = gen(5)
+    members = halves(160, 3000, g)
+    noise = torch.randn(160, 3000, 2, generator=g, dtype=torch.float64)
+    signal = members[..., None] + noise
+    for queries, exact in ((signal, norm.cdf(1.0)), (signal[..., :1].expand(-1, -1, 2), norm.cdf(1 / math.sqrt(2)))):
+        found = [roc(likelihood_ratio(queries, members, t), members[t]).auc for t in range(4)]
+        assert np.mean(found) == pytest.approx(exact, abs=0.01)
+    torch.testing.assert_close(
+        likelihood_ratio(signal[..., :1], members, 0), likelihood_ratio(signal[..., 0], members, 0)
+    )
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_takes_queries(name):
+    logits, labels, members = gaussian_ensemble(models=8, images=200)
+    alone = ATTACKS[name](logits, labels, members, 0)
+    torch.testing.assert_close(ATTACKS[name](logits[:, :, None], labels, members, 0), alone)
+    assert ATTACKS[name](torch.stack([logits, logits], 2), labels, members, 0).isfinite().all()
+    with pytest.raises(ValueError, match="queries"):
+        ATTACKS[name](logits[:, :, 0], labels, members, 0)
+
+
+def test_calibrated_loss_by_hand():
+    logits, labels, members = gaussian_ensemble(models=6, images=40)
+    loss = features(logits, labels)[..., 0]  # [M, N]
+    found = calibrated(logits, labels, members, 2)
+    for image in range(40):
+        out = [m for m in range(6) if m != 2 and not members[m, image]]
+        expected = loss[out, image].mean() - loss[2, image] if out else 0.0
+        assert found[image].item() == pytest.approx(float(expected))
+
+
+def test_full_puts_the_true_class_first_and_loses_nothing():
+    logits = torch.randn(3, 20, 10, generator=gen(), dtype=torch.float64)
+    labels = torch.arange(20) % 10
+    found = full(logits, labels)
+    torch.testing.assert_close(found[..., 0], -features(logits, labels)[..., 0])
+    assert (found[..., 1:-1] >= found[..., 2:]).all()
+    torch.testing.assert_close(found.sort(-1).values, logits.log_softmax(-1).sort(-1).values)
+
+
+def test_steadiness_counts_right_answers():
+    logits = torch.tensor([[[[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 1.0]]]])
+    assert steadiness(logits, torch.tensor([0])).tolist() == [[0.75]]
+
+
+def test_a_feature_that_tells_adds_and_one_that_does_not_adds_nothing():
+    g = gen(1)
+    members = halves(6, 1500, g)
+    empty = torch.randn(6, 1500, 3, generator=g)
+    telling = members + torch.randn(6, 1500, generator=g)  # one number a model and image
+    table = gains({"empty": empty, "telling": telling}, members)
+    auc = {name: np.mean([r.auc for r in found.rocs]) for name, found in table.items()}
+    assert auc["empty"] == pytest.approx(0.5, abs=0.02)
+    assert auc["telling"] == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=0.02)
+
+
+def test_boosting_sees_an_interaction_that_logistic_regression_does_not():
+    g = gen(2)
+    members = halves(5, 1500, g)
+    sign = torch.randint(0, 2, (5, 1500), generator=g) * 2.0 - 1
+    hidden = torch.stack([sign, sign * (members * 2 - 1) + 0.3 * torch.randn(5, 1500, generator=g)], -1)  # [M, N, 2]
+    assert roc(learn(hidden, members, 0), members[0]).auc < 0.6
+    assert roc(learn(hidden, members, 0, learner=boosted), members[0]).auc > 0.95
+
+
+def test_exposure_finds_who_is_exposed():
+    g = gen(4)
+    members = halves(40, 300, g)
+    odds = torch.randn(40, 300, generator=g, dtype=torch.float64)
+    odds[:, :10] += 3 * members[:, :10]  # ten images out of 300
+    logits = torch.stack([torch.zeros_like(odds), odds], -1)
+    most = exposure(audit("loss", logits, torch.ones(300, dtype=torch.long), members)).argsort(descending=True)
+    assert set(most[:10].tolist()) == set(range(10))
+
+
+# What could be told from chance
+
+
+def test_the_smallest_effects_are_found_four_times_in_five():
+    """By simulation: scores of two Gaussians a shift apart, judged by a Student t interval over targets."""
+    from labkit.intervals import student_t
+
+    targets, n, fpr = 12, 1000, 0.01
+    least = smallest(targets, n, n, fpr=fpr, shared_shadows=False)
+    assert 0.5 < least.auc < 0.52
+    assert least.guessing == 11 / 1001
+    assert least.guessing < least.tpr < 0.03
+    rng = np.random.default_rng(0)
+    truth = np.repeat([True, False], n)
+    shifts = {"auc": math.sqrt(2) * norm.ppf(least.auc), "tpr": norm.ppf(least.tpr) - norm.ppf(least.guessing)}
+    for figure, shift in shifts.items():
+        found = 0
+        for _ in range(120):
+            curves = [roc(rng.standard_normal(2 * n) + shift * truth, truth) for _ in range(targets)]
+            values = [c.auc if figure == "auc" else c.tpr_at(fpr) for c in curves]
+            found += student_t(values)[0] > (0.5 if figure == "auc" else least.guessing)
+        assert 0.68 <= found / 120 <= 0.92, figure
+
+
+def test_more_targets_and_images_tell_smaller_effects():
+    few, many = smallest(8, 500, 500, fpr=0.01), smallest(64, 5000, 5000, fpr=0.01)
+    assert few.auc > many.auc > 0.5
+    assert few.tpr > many.tpr > many.guessing > 0.01
+    assert smallest(8, 500, 500, fpr=0.01).auc > smallest(8, 500, 500, fpr=0.01, shared_shadows=False).auc
+    with pytest.raises(ValueError, match="3 targets or more"):
+        smallest(2, 500, 500, fpr=0.01)
+
+
+def test_precision_by_bayes():
+    assert precision(0.1, 0.001, 0.5) == pytest.approx(0.1 / 0.101)
+    assert precision(0.1, 0.001, 0.01) == pytest.approx(0.001 / (0.001 + 0.99 * 0.001))
+    assert precision(0.3, 0.3, 0.1) == pytest.approx(0.1)  # guessing: the prior
+    assert math.isnan(precision(0.0, 0.0, 0.1))
 
 
 # Halves

@@ -23,9 +23,12 @@ from labkit.training import (
     Recipe,
     Trades,
     epsilon,
+    gradient_norms,
     noise_multiplier,
+    side_by_side,
     train,
 )
+from labkit.training.accounting import composed, gaussian_epsilon, limit_mu, noise_beside
 from labkit.training.clipping import clipped_sum
 from labkit.training.dice import Dice
 from labkit.training.loop import _batches, fit
@@ -228,6 +231,80 @@ def test_empty_poisson_batches_are_survived():
 def test_epsilon_against_published_pairs(sigma, q, steps, delta, low, high):
     assert low <= epsilon(sigma, q, steps, delta) <= high
     assert epsilon(sigma, q, steps, delta, accountant="rdp") >= epsilon(sigma, q, steps, delta) - 0.02
+
+
+# Bu, Dong, Long and Su (2020), table 1: MNIST, n = 60 000, batch 256, delta = 1e-5.
+@pytest.mark.parametrize(
+    ("sigma", "epochs", "mu", "limit", "moments"),
+    [
+        (1.3, 15, 0.23, 0.83, 1.19),
+        (1.1, 60, 0.57, 2.32, 3.01),
+        (0.7, 45, 1.13, 5.07, 7.10),
+        (0.6, 62, 2.00, 9.98, 13.27),
+        (0.55, 68, 2.76, 14.98, 18.72),
+        (0.5, 100, 4.78, 31.12, 32.40),
+    ],
+)
+def test_gaussian_limit_and_moments_against_published_pairs(sigma, epochs, mu, limit, moments):
+    import numpy as np
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    q, steps = 256 / 60_000, epochs * 60_000 // 256
+    assert limit_mu(sigma, q, steps) == pytest.approx(mu, abs=0.006)
+    assert gaussian_epsilon(limit_mu(sigma, q, steps), 1e-5) == pytest.approx(limit, rel=0.01)
+    # The published moments are turned into epsilon as Abadi et al. did; today's conversion is tighter.
+    orders = np.array([1 + x / 10 for x in range(1, 100)] + list(range(12, 64)))
+    classic = (
+        compute_rdp(q=q, noise_multiplier=sigma, steps=steps, orders=orders) + math.log(1e5) / (orders - 1)
+    ).min()
+    assert classic == pytest.approx(moments, rel=0.015)
+    assert epsilon(sigma, q, steps, 1e-5, accountant="rdp") <= moments
+
+
+def test_mechanisms_beside_each_other_compose():
+    # Without sampling they are Gaussian: mu adds in squares (Dong, Roth and Su 2022, corollary 2).
+    both = composed(((2.0, 1.0, 1), (1.0, 1.0, 1)), 1e-5)
+    assert both == pytest.approx(gaussian_epsilon(math.sqrt(0.25 + 1.0), 1e-5), abs=0.02)
+    beside = ((30.0, 1.0, 1),)
+    sigma = noise_beside(3.0, 0.1, 100, 1e-5, beside)
+    assert 2.95 <= composed(((sigma, 0.1, 100), *beside), 1e-5) <= 3.0
+    assert noise_multiplier(3.0, 0.1, 100, 1e-5) * 0.99 <= sigma <= noise_multiplier(3.0, 0.1, 100, 1e-5) * 1.02
+    with pytest.raises(ValueError, match="nothing is left"):
+        noise_beside(1.0, 0.1, 100, 1e-5, ((0.5, 1.0, 1),))
+
+
+def test_accountants_side_by_side():
+    found = side_by_side(3.39, 8192 / 60_000, 293, 1e-5)
+    assert found["prv"] == pytest.approx(3.0, abs=0.05)
+    assert found["gaussian limit"] < found["prv"] < found["rdp"] < found["shuffled"]
+    exact = side_by_side(2.0, 1.0, 16, 1e-5)  # nothing is sampled: all but RDP are one Gaussian mechanism
+    assert exact["gaussian limit"] == pytest.approx(gaussian_epsilon(2.0, 1e-5))
+    assert exact["prv"] == pytest.approx(exact["gaussian limit"], abs=0.02)
+    assert exact["shuffled"] == pytest.approx(exact["gaussian limit"])
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.01, 0.5, 3.0, 40.0])
+def test_gaussian_epsilon_solves_its_equation(mu):
+    from scipy.stats import norm
+
+    e = gaussian_epsilon(mu, 1e-5)
+    if e > 0:
+        tail = math.exp(e + norm.logcdf(-e / mu - mu / 2))
+        assert norm.cdf(mu / 2 - e / mu) - tail == pytest.approx(1e-5, rel=1e-4)
+    else:
+        assert mu <= 0.01
+    with pytest.raises(ValueError, match="finite mu"):
+        gaussian_epsilon(math.inf, 1e-5)
+
+
+def test_gradient_norms_are_those_of_autograd():
+    model = build(4)
+    images, labels = torch.randint(0, 256, (70, 1, 28, 28), generator=gen()).to(torch.uint8), torch.arange(70) % 10
+    found = gradient_norms(model, Split(images, labels))
+    for i in (0, 1, 69):
+        loss = torch.nn.functional.cross_entropy(model(images[i : i + 1].float() / 255), labels[i : i + 1])
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        assert found[i].item() == pytest.approx(torch.cat([g.flatten() for g in grads]).norm().item(), rel=1e-4)
 
 
 def test_one_step_without_sampling_is_the_gaussian_mechanism():

@@ -1,26 +1,49 @@
 """Membership inference: (logits, labels, who was a member) -> scores, and what they reveal."""
 
-from labkit.membership.audit import ATTACKS, SHADOWLESS, Audit, audit
+from labkit.membership.audit import ATTACKS, SHADOWLESS, audit
+from labkit.membership.chance import Chance, precision, smallest
 from labkit.membership.curves import Roc, accuracy_at, dp_region, roc
 from labkit.membership.halves import halves
-from labkit.membership.shadows import learned, lira, rmia
-from labkit.membership.signals import FEATURES, correct, features, log_odds
+from labkit.membership.learners import boosted, gains, learn, learned, logistic
+from labkit.membership.likelihood import by_number, likelihood_ratio, lira, lira_offline, own, shared, surprise
+from labkit.membership.shadows import calibrated, rmia
+from labkit.membership.signals import FEATURES, correct, features, full, log_odds, log_probability, steadiness
+from labkit.membership.turns import Audit, exposure, in_turn
 
 __all__ = [
     "ATTACKS",
     "FEATURES",
     "SHADOWLESS",
     "Audit",
+    "Chance",
     "Roc",
     "accuracy_at",
     "audit",
+    "boosted",
+    "by_number",
+    "calibrated",
     "correct",
     "dp_region",
+    "exposure",
     "features",
+    "full",
+    "gains",
     "halves",
+    "in_turn",
+    "learn",
     "learned",
+    "likelihood_ratio",
     "lira",
+    "lira_offline",
     "log_odds",
+    "log_probability",
+    "logistic",
+    "own",
+    "precision",
     "rmia",
     "roc",
+    "shared",
+    "smallest",
+    "steadiness",
+    "surprise",
 ]

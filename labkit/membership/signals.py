@@ -42,6 +42,39 @@ def features(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([-true, true.exp(), entropy, margin, correct(logits, labels)], -1)
 
 
+def log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of the true class, in nats: [..., N] float64, from logits [..., N, C] and labels [N] int64."""
+    return _true(logits.double().log_softmax(-1), labels)
+
+
+def full(logits: Tensor, labels: Tensor) -> Tensor:
+    """All of the prediction, in an order that means the same for every image.
+
+    Args:
+        logits: [..., N, C]; labels: [N] int64.
+
+    Returns:
+        [..., N, C] float64 log-probabilities: of the true class, then of the others from the likeliest down.
+    """
+    log_p = logits.double().log_softmax(-1)
+    rest = log_p.scatter(-1, _index(log_p, labels), -torch.inf).sort(-1, descending=True).values
+    return torch.cat([_true(log_p, labels).unsqueeze(-1), rest[..., :-1]], -1)
+
+
+def steadiness(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of an image's queries that are answered right: all that an attacker sees who is told labels only.
+
+    Choquette-Choo et al. (2021), section 4: members stay right under augmentation for longer.
+
+    Args:
+        logits: [M, N, Q, C]; labels: [N] int64.
+
+    Returns:
+        [M, N] float64 in [0, 1].
+    """
+    return correct(logits, labels[:, None]).mean(2)
+
+
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """1.0 where the prediction is the label, [..., N] float64: the score of the correctness attack."""
     return (logits.argmax(-1) == labels).double()

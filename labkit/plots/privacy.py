@@ -16,10 +16,19 @@ _ATTACKS = {
     "threshold": "correctness",
     "loss": "loss threshold",
     "learned": "learned attacker",
+    "calibrated": "loss less difficulty",
     "rmia": "RMIA",
+    "lira_offline": "LiRA, offline",
     "lira": "LiRA",
 }
-_LINES = {"loss": ":", "learned": "--", "rmia": "-.", "lira": "-"}
+_LINES = {
+    "loss": ":",
+    "learned": "--",
+    "calibrated": (0, (3, 1, 1, 1, 1, 1)),
+    "rmia": "-.",
+    "lira_offline": (0, (5, 3)),
+    "lira": "-",
+}
 
 
 def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, tuple[float, float]]) -> Figure:
@@ -78,4 +87,60 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_xticks(range(len(attacks)), [_ATTACKS[a] for a in attacks])
     ax.legend(frameon=False)
     tidy(ax, x="attack", y="AUC (0.5 is guessing)")
+    return figure
+
+
+def frontier(rows: Sequence[Mapping[str, Any]], anchors: Sequence[tuple[str, float, float]] = ()) -> Figure:
+    """Accuracy against the proved epsilon, a line a model, with intervals.
+
+    Args:
+        rows: of metric ``accuracy``, each with an ``epsilon``; a model without a colour takes the private one's.
+        anchors: published points: (name, epsilon, accuracy).
+    """
+    figure, ax = new_figure(width=6.4, height=4)
+    for style, model in zip(("-", "--", "-.", ":"), dict.fromkeys(r["model"] for r in rows), strict=False):
+        points = sorted(find(rows, model=model, metric="accuracy"), key=lambda r: r["epsilon"])
+        x, y = [r["epsilon"] for r in points], np.array([r["value"] for r in points])
+        ends = [y - [r["low"] for r in points], np.array([r["high"] for r in points]) - y]
+        ax.errorbar(
+            x, y, yerr=ends, capsize=3, marker="o", ls=style, color=COLOURS.get(model, COLOURS["dp"]),
+            label=NAMES.get(model, model),
+        )  # fmt: skip
+    for name, epsilon, accuracy in anchors:
+        ax.plot(epsilon, accuracy, ls="", marker="*", ms=9, color=COLOURS["chance"])
+        ax.annotate(name, (epsilon, accuracy), xytext=(6, -9), textcoords="offset points", fontsize=8)
+    ax.set_xscale("log")
+    ax.set_xticks(ticks := sorted({r["epsilon"] for r in rows}), [f"{t:.2g}" for t in ticks], minor=False)
+    ax.minorticks_off()
+    ax.legend(frameon=False)
+    tidy(ax, x="proved ε at δ = 1e-5", y="accuracy")
+    return figure
+
+
+def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The epsilon that is proved, and those that audits demonstrate, a line a model: a sound audit ends to the left.
+
+    Args:
+        rows: of metric ``epsilon`` (proved or claimed), and ``epsilon_lower_bound`` with an ``attack`` each.
+    """
+    models = list(dict.fromkeys(r["model"] for r in rows))
+    audits = list(dict.fromkeys(r["attack"] for r in find(rows, metric="epsilon_lower_bound")))
+    figure, ax = new_figure(width=6.8, height=1.2 + 0.6 * len(models))
+    for place, model in enumerate(models):
+        for r in find(rows, model=model, metric="epsilon"):
+            ax.plot([r["value"]] * 2, [place - 0.3, place + 0.3], color="#222222", lw=2,
+                    label="proved or claimed" if place == 0 else None)  # fmt: skip
+            for i, audit in enumerate(audits):
+                for found in find(rows, model=model, metric="epsilon_lower_bound", attack=audit):
+                    broken = found["value"] > r["value"]
+                    ax.plot(
+                        [0, found["value"]], [place + 0.2 * (i - (len(audits) - 1) / 2)] * 2, marker="<o^sv"[1 + i % 4],
+                        markevery=[1], color=COLOURS["pgd"] if broken else COLOURS["dp"],
+                        label=f"demonstrated: {audit}" if place == 0 else None,
+                    )  # fmt: skip
+    ax.set_yticks(range(len(models)), [NAMES.get(m, m) for m in models])
+    ax.set_ylim(len(models) - 0.4, -0.6)
+    ax.set_xlim(left=0)
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    tidy(ax, x="ε at δ = 1e-5", y="")
     return figure

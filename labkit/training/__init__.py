@@ -1,6 +1,7 @@
 """Training: regimes as gradient rules, many models as one, and the privacy they prove."""
 
-from labkit.training.accounting import epsilon, noise_multiplier
+from labkit.training.accounting import epsilon, noise_multiplier, side_by_side
+from labkit.training.clipping import gradient_norms
 from labkit.training.ensemble import Ensemble, predict, train
 from labkit.training.regimes import DEFENCES, REGIMES, Recipe
 from labkit.training.rules import Adversarial, Interval, Mean, Private, Trades
@@ -16,7 +17,9 @@ __all__ = [
     "Recipe",
     "Trades",
     "epsilon",
+    "gradient_norms",
     "noise_multiplier",
     "predict",
+    "side_by_side",
     "train",
 ]

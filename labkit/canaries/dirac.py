@@ -1,0 +1,101 @@
+"""White-box canaries: examples whose gradients share nothing, and lie in the open.
+
+A linear layer that sees canary i as the i-th unit vector has a gradient for it in the i-th column of its weights and
+nowhere else. The auditor looks at every gradient that a rule gives out, noise and all; what he finds in a column tells
+whether that canary was trained on. Dirac gradients after Nasr et al. (2023), section 4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labkit.canaries.bound import Bound, LowerBound, lower_bound, one_run
+from labkit.device import derive, generator
+from labkit.training.dice import Dice
+from labkit.training.rules import Private, Rule
+from labkit.training.stack import Stack
+
+CLASSES = 10
+LENGTH = 10.0  # of a canary, in clipping bounds: its gradient is far too long unless it is clipped
+
+
+@dataclass(frozen=True)
+class Played:
+    """A game with m canaries.
+
+    Attributes:
+        scores: [m] float, higher where the auditor is surer that the canary was trained on.
+        inserted: bool [m], the coins.
+    """
+
+    scores: Tensor
+    inserted: Tensor
+
+    def bound(self, delta: float, *, bound: Bound = lower_bound) -> LowerBound:
+        """The epsilon at ``delta`` that the game demonstrates at 95 % (see :func:`labkit.canaries.one_run`)."""
+        return one_run(self.scores.numpy(force=True), self.inserted.numpy(force=True), delta, bound=bound)
+
+
+def coins(canaries: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Who is inserted, bool [m], and labels drawn at random, [m] int64."""
+    draw = generator(seed, "canaries")
+    return torch.rand(canaries, generator=draw) < 0.5, torch.randint(CLASSES, (canaries,), generator=draw)
+
+
+def white_box(rule: Rule, claim: Private, *, sample_rate: float, steps: int, canaries: int, seed: int) -> Played:
+    """Play against a rule of DP-SGD: it makes the gradients of ``steps`` Poisson batches, and the auditor sees all.
+
+    The weights stay where they are: privacy is promised along every path that they could take. A canary's score is its
+    log-likelihood ratio under the claim: in the direction of its gradient, in clipping bounds, a batch's sum is
+    N(0, sigma^2) without it, and with it N(1, sigma^2) at the sampling rate.
+
+    Args:
+        rule: what is audited, e.g. ``recipe.rule``.
+        claim: the rule that it claims to be.
+        sample_rate: in (0, 1]; steps: as accounted.
+        canaries: m; about half of them are inserted.
+        seed: of coins, batches and noise.
+    """
+    inserted, labels = coins(canaries, seed)
+    network = nn.Linear(canaries, CLASSES, bias=False)
+    nn.init.zeros_(network.weight)
+    stack, dice = Stack([network]), Dice([derive(seed, "rule")], "canaries")
+    mine, order = inserted.nonzero()[:, 0], generator(seed, "batches")
+    towards = F.normalize(1 / CLASSES - F.one_hot(labels, CLASSES), dim=1).T  # [C, m], of the gradients at zero weights
+    absent, present = (torch.tensor(p, dtype=torch.float64).log() for p in (1 - sample_rate, sample_rate))
+    scores = torch.zeros(canaries, dtype=torch.float64)
+    for _ in range(steps):
+        batch = mine[torch.rand(len(mine), generator=order) < sample_rate]  # [B]
+        examples = LENGTH * claim.clip * F.one_hot(batch, canaries).float()  # [B, m]
+        total = rule.add(stack, examples, labels[batch], dice)
+        given = rule.finish(total, torch.tensor([[len(batch)]]), dice).view(CLASSES, canaries)
+        found = (given * towards).sum(0).double() * claim.expected_batch / claim.clip  # [m]
+        scores += torch.logaddexp(absent, present + (found - 0.5) / claim.noise_multiplier**2)
+    return Played(scores, inserted)
+
+
+@dataclass(frozen=True)
+class BatchClipped:
+    """A broken rule, for audits to catch: it clips the *batch's* mean gradient, and adds the noise of DP-SGD.
+
+    One example can move the mean by the whole of ``clip``, and the noise hides a ``expected_batch``-th of that.
+
+    Attributes:
+        clip, noise_multiplier, expected_batch: as for :class:`labkit.training.Private`, whose epsilon it would claim.
+    """
+
+    clip: float
+    noise_multiplier: float
+    expected_batch: int
+
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        return stack.gradient(F.cross_entropy(stack(images), labels, reduction="sum"))
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        mean = total / self.expected_batch
+        mean *= (self.clip / mean.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+        return mean + self.noise_multiplier * self.clip / self.expected_batch * dice.normal(*total.shape)

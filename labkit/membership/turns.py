@@ -1,0 +1,75 @@
+"""Every model of an ensemble attacked in turn, the others being its shadows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from labkit.membership.curves import Roc, accuracy_at, roc
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One attack on M targets.
+
+    Attributes:
+        attack: its name.
+        scores: float64 [M, N], the row of each target.
+        members: bool [M, N], the truth.
+        thresholds: M, for each target the one that is best on a model of the attacker's own (see :func:`in_turn`).
+    """
+
+    attack: str
+    scores: Tensor
+    members: Tensor
+    thresholds: list[float]
+
+    @cached_property
+    def rocs(self) -> list[Roc]:
+        """A ROC curve a target."""
+        return [roc(s, m) for s, m in zip(self.scores, self.members, strict=True)]
+
+    @cached_property
+    def accuracies(self) -> list[float]:
+        """Balanced accuracy on each target, at its threshold."""
+        return [accuracy_at(*each) for each in zip(self.thresholds, self.scores, self.members, strict=True)]
+
+
+def in_turn(attack: str, score: Callable[[Tensor, int], Tensor], members: Tensor) -> Audit:
+    """Attack every model of an ensemble with the others as shadows.
+
+    A target's own members serve one thing only, to score the attack. So its threshold is the best one on another
+    model, the next in line, which is attacked with the shadows that are left: without the target.
+
+    Args:
+        attack: its name.
+        score: ``(rows, target) -> [N]``: the attack on the model ``rows[target]``, its shadows being the other rows.
+        members: bool [M, N], M at least 4.
+    """
+    models = torch.arange(len(members))
+    scores, thresholds = [], []
+    for target in models.tolist():
+        scores.append(score(models, target).double())
+        rest = models[models != target].roll(-target)  # the next model comes first
+        thresholds.append(roc(score(rest, 0), members[rest[0]]).best_threshold)
+    return Audit(attack, torch.stack(scores), members, thresholds)
+
+
+def exposure(audit: Audit) -> Tensor:
+    """Who is exposed: how far an image's scores as a member lie above those as none, over the targets.
+
+    Returns:
+        [N] float64, in standard deviations of the image's scores (Cohen's d, with the pool's own spread); NaN for an
+        image that was never a member, or always.
+    """
+    inside = audit.members.to(audit.scores.device)
+    n_in, n_out = inside.sum(0), (~inside).sum(0)  # [N]
+    mean_in = (audit.scores * inside).sum(0) / n_in
+    mean_out = (audit.scores * ~inside).sum(0) / n_out
+    centred = audit.scores - torch.where(inside, mean_in.nan_to_num(), mean_out.nan_to_num())
+    spread = (centred.square().sum() / (centred.numel() - 2 * len(mean_in))).sqrt()
+    return (mean_in - mean_out) / spread

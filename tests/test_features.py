@@ -1,0 +1,61 @@
+"""Features for private linear classifiers: what is promised of an image's own row, and that data taught nothing."""
+
+import pytest
+import torch
+
+from labkit.data import Split
+from labkit.features import described, noise_images, whitening
+from labkit.scattering import Scattering
+
+TRANSFORM = Scattering(order=1, orientations=4)  # 9 channels
+
+
+def split(n=70, seed=0):
+    pixels = torch.randint(0, 256, (n, 1, 28, 28), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    return Split(pixels, torch.arange(n) % 10)
+
+
+def test_a_row_depends_on_its_image_alone_and_its_length_is_bounded():
+    images = split()
+    found = described(images, TRANSFORM, 3)
+    assert found.shape == (70, 9 * 49)
+    alone = described(Split(images.pixels[5:6], images.labels[5:6]), TRANSFORM, 3)
+    torch.testing.assert_close(found[5:6], alone, rtol=1e-5, atol=1e-5)
+    assert (found.norm(dim=1) <= (9 * 49) ** 0.5 + 1e-3).all()
+    groups = found.unflatten(1, (3, 3 * 49))
+    assert groups.mean(2).abs().max() < 1e-4
+    assert (groups.std(2) < 1.01).all()
+
+
+def test_noise_images():
+    found = noise_images(200, 28, seed=0)
+    assert found.shape == (200, 1, 28, 28)
+    assert (found.min(), found.max()) == (0, 1)
+    assert (found == 0).double().mean() == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(found, noise_images(200, 28, seed=0))
+    assert not torch.equal(found, noise_images(200, 28, seed=1))
+    step, far = found[..., 1:] - found[..., :-1], found[..., 9:] - found[..., :-9]
+    assert step.square().mean() < 0.2 * far.square().mean()  # near pixels are alike
+
+
+def test_whitening_evens_out_the_features_of_noise_and_gives_rows_of_one_length():
+    made = whitening(TRANSFORM, 3)
+    noise = noise_images(500, 28, seed=7)
+    plain = described(Split((noise * 255).to(torch.uint8), torch.zeros(500, dtype=torch.long)), TRANSFORM, 3)
+    plain = plain - plain.mean(0)
+    white = made(plain)
+    torch.testing.assert_close(white.norm(dim=1), torch.full((500,), (9 * 49) ** 0.5))
+
+    def condition(features):
+        values = torch.linalg.eigvalsh(features.T @ features)
+        return values[-1] / values[len(values) // 4]
+
+    assert condition(white) < 0.3 * condition(plain)
+
+
+def test_whitening_is_symmetric_and_loses_nothing():
+    made = whitening(TRANSFORM, 3)
+    torch.testing.assert_close(made.channels, made.channels.T)
+    assert (torch.linalg.eigvalsh(made.channels) > 0).all()
+    assert made.channels.shape == (9, 9)
+    assert made.places.shape == (49, 49)

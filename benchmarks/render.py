@@ -26,6 +26,7 @@ BENCHMARKS = {  # by name: the function that measures, in the order of the page
     "ways": "ways:ways",
     "limit": "ways:limit",
     "scaling": "training:scaling",
+    "speedrun": "speedrun:speedrun",
 }
 TARGETS = {  # to reach on two cores, on one GPU
     "epoch": (2.5, 10),
@@ -74,6 +75,8 @@ def page(found: dict[str, dict]) -> str:
             parts.append(_limit(found))
         if name == "scaling":
             parts.append(_scaling(found))
+        if name == "speedrun":
+            parts.append(_speedrun(found))
     parts.append(front.section())
     return "\n".join(part for part in parts if part.strip()).rstrip() + "\n"
 
@@ -144,6 +147,35 @@ def _scaling(found: dict[str, dict]) -> str:
                 f"three lines](results/scaling-{device}.png)\n"
             )
     return "".join(lines)
+
+
+def _speedrun(found: dict[str, dict]) -> str:
+    """A line a device and goal: the mean over seeds decides."""
+    lines = []
+    for device in DEVICES:
+        kept = found[device].get("speedrun", {})
+        for goal in kept.get("facts", {}).get("goals", []):
+            accuracy, n = goal["accuracy"], len(goal["accuracy"])
+            verdict = "reaches" if statistics.mean(accuracy) >= goal["goal"] else "**misses**"
+            lines.append(
+                f"- {DEVICES[device]}, to {100 * goal['goal']:.0f} % in {goal['epochs']} epochs: "
+                f"**{spread(goal['seconds'])} s**, accuracy {spread([100 * a for a in accuracy])} %; the mean "
+                f"{verdict} the goal; n = {n} seeds, of which {sum(a >= goal['goal'] for a in accuracy)} reach it.\n"
+            )
+        if kept:
+            at, own = kept["surroundings"], kept["facts"]["versions"]
+            named = ", ".join([f"torch {at['torch']}", *(f"{k} {v}" for k, v in own.items() if v is not None)])
+            lines.append(
+                f"- {DEVICES[device]}: {at['hardware']}; python {at['python']}, {named}; {kept['measured']}.\n"
+            )
+    return "".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation; of one value only itself."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def figure(grown: dict[str, list[list[float]]]) -> Figure:

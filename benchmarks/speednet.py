@@ -84,7 +84,7 @@ def build(widths: tuple[int, int, int], split: Split, seed: int) -> SpeedNet:
 
 
 # Of convolutions (4 axes), the linear layer (2) and batch norm's shifts (1).
-PEAK = {4: 0.2, 2: 5.0, 1: 5.0}  # learning rates
+PEAK = {4: 0.2, 2: 5.0, 1: 20.0}  # learning rates
 MOMENTUM = {4: 0.6, 2: 0.85, 1: 0.85}
 DECAY = 1e-3  # of all but convolutions, a step at peak
 

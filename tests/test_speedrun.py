@@ -196,6 +196,16 @@ def test_same_seed_same_numbers(digits: data.Dataset) -> None:
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
+def test_recipes_are_validated_on_images_that_are_not_trained_on(monkeypatch: pytest.MonkeyPatch, digits) -> None:
+    used, seen = [], []
+    monkeypatch.setattr(speedrun, "train", lambda recipe, split, seed: used.append(split))
+    monkeypatch.setattr(speedrun, "score", lambda net, split: seen.append(split))
+    speedrun.validated(TINY, 0, CPU, "digits", held=200)
+    assert torch.equal(torch.cat([used[0].pixels, seen[0].pixels]), digits.train.pixels)
+    assert torch.equal(torch.cat([used[0].labels, seen[0].labels]), digits.train.labels)
+    assert len(seen[0]) == 200
+
+
 def test_the_score_is_the_same_for_mirrored_images(digits: data.Dataset) -> None:
     net = build(TINY.widths, digits.train, 0).eval()
     assert score(net, digits.test) == score(net, Split(digits.test.pixels.flip(3), digits.test.labels))

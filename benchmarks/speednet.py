@@ -120,7 +120,8 @@ class Muon:
 def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
     """Singular values of [R, C] moved towards 1 by Newton-Schulz steps in bf16, singular vectors kept.
 
-    The quintic's coefficients are those of Jordan et al. (2024): steep at 0, so values end between about 0.7 and 1.2.
+    The quintic's coefficients are those of Jordan et al. (2024): steep at 0, and not exact at 1. A few steps bring all
+    but the smallest values to between about 0.7 and 1.2.
     """
     x = matrix.bfloat16() / (matrix.norm() + 1e-7)
     x = x.T if len(matrix) > matrix.shape[1] else x

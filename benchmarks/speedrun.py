@@ -160,10 +160,10 @@ def speedrun(
     60 000 images, and testing. It does not count imports and, before the first run, a training of eight steps on other
     weights, for kernels to be chosen; the system has the files in memory after it.
 
-    Test images are looked at once, after the last step, each with its mirror image: the logits are averaged, as
-    airbench does. The number of epochs is a constant of the recipe; it and all else were chosen on the last 5 000
-    training images, with training on the 55 000 others. A goal is reached when the mean over seeds reaches it. The
-    network has batch norm, and is no model of the report. A CPU runs the first goal only, for one seed: no spread.
+    Test images are looked at once, after the last step, each with its mirror image: the logits are averaged (airbench's
+    test-time augmentation, without its shifts). The number of epochs is a constant of the recipe. A goal is reached
+    when the mean over seeds reaches it. The network has batch norm, and is no model of the report. A CPU runs the first
+    goal only, for one seed: no spread.
     """
     recipes = recipes or (RECIPES if device.type == "cuda" else RECIPES[:1])
     runs = runs or (10 if device.type == "cuda" else 1)

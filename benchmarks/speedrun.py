@@ -21,7 +21,7 @@ SIDE = 28  # pixels
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to reach a goal. All of it was chosen on the last 5 000 training images; see :func:`speedrun`.
+    """How to reach a goal; to be chosen by :func:`validated`, never on the test set.
 
     Attributes:
         goal: accuracy that the mean over seeds must reach.
@@ -42,6 +42,8 @@ class Recipe:
     batch_size: int = 1000
 
 
+# The first, on validation images (CPU, one seed): 93.1 % after a schedule of 2 epochs, 94.0 % of 4, 94.7 % of 8.
+# The second is drawn from the first and was never run: wider, longer, with holes.
 RECIPES = (
     Recipe(0.94, epochs=8, widths=(32, 64, 128), shift=1, hole=0),
     Recipe(0.95, epochs=30, widths=(64, 128, 256), shift=1, hole=8),
@@ -165,8 +167,9 @@ def speedrun(
     when the mean over seeds reaches it. The network has batch norm, and is no model of the report. A CPU runs the first
     goal only, for one seed: no spread.
     """
-    recipes = recipes or (RECIPES if device.type == "cuda" else RECIPES[:1])
-    runs = runs or (10 if device.type == "cuda" else 1)
+    cuda = device.type == "cuda"
+    recipes = recipes or (RECIPES if cuda else RECIPES[:1])
+    runs = runs or (10 if cuda else 1)
     goals = []
     for recipe in recipes:
         images = data.load(dataset, device=device)  # anew for each run below
@@ -174,5 +177,5 @@ def speedrun(
         score(train(recipe, few, derive(0, "warm-up")), images.test)
         taken = [asdict(timed(recipe, seed, device, dataset)) for seed in range(runs)]
         goals.append({"goal": recipe.goal, "epochs": recipe.epochs, "runs": taken})
-    versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if cuda else {}
     return [], {"goals": goals, "versions": versions}

@@ -239,5 +239,5 @@ def test_facts_and_their_lines() -> None:
     text = render._speedrun({"cpu": {}, "cuda": {"speedrun": kept}})
     assert "**1.50 ± 0.71 s**, of which 0.50 ± 0.00 s" in text
     assert "91.00 ± 4.24 %: the mean reaches the goal; n = 2, of which 1 reach it" in text
-    assert "GPU: H; python P, torch T" in text
+    assert "GPU: H; python P, torch T; 2026-01-01" in text
     assert render._speedrun({"cpu": {}, "cuda": {}}) == ""

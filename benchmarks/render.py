@@ -27,6 +27,7 @@ BENCHMARKS = {  # by name: the function that measures, in the order of the page
     "ways": "ways:ways",
     "limit": "ways:limit",
     "scaling": "training:scaling",
+    "speedrun": "speedrun:speedrun",
 }
 TARGETS = {  # to reach on two cores, on one GPU
     "epoch": (2.5, 10),
@@ -75,6 +76,8 @@ def page(found: dict[str, dict]) -> str:
             parts.append(_limit(found))
         if name == "scaling":
             parts.append(_scaling(found))
+        if name == "speedrun":
+            parts.append(_speedrun(found))
     parts.append(front.section())
     return "\n".join(part for part in parts if part.strip()).rstrip() + "\n"
 
@@ -145,6 +148,35 @@ def _scaling(found: dict[str, dict]) -> str:
                 f"three lines](results/scaling-{device}.png)\n"
             )
     return "".join(lines)
+
+
+def _speedrun(found: dict[str, dict]) -> str:
+    """A line a device and goal, mean ± standard deviation over seeds: the mean decides. And what it was measured on."""
+    lines = []
+    for device in DEVICES:
+        kept = found[device].get("speedrun", {})
+        for goal in kept.get("facts", {}).get("goals", []):
+            taken, reading, accuracy = ([run[k] for run in goal["runs"]] for k in ("seconds", "reading", "accuracy"))
+            verdict = "reaches" if statistics.mean(accuracy) >= goal["goal"] else "**misses**"
+            lines.append(
+                f"- {DEVICES[device]}, to {100 * goal['goal']:.0f} % in {goal['epochs']} epochs: "
+                f"**{spread(taken)} s**, of which {spread(reading)} s are reading and decompressing; accuracy "
+                f"{spread([100 * a for a in accuracy])} %: the mean {verdict} the goal; n = {len(accuracy)}, of which "
+                f"{sum(a >= goal['goal'] for a in accuracy)} reach it.\n"
+            )
+        if kept:
+            at, own = kept["surroundings"], kept["facts"]["versions"]
+            named = ", ".join([f"torch {at['torch']}", *(f"{k} {v}" for k, v in own.items() if v is not None)])
+            lines.append(
+                f"- {DEVICES[device]}: {at['hardware']}; python {at['python']}, {named}; {kept['measured']}.\n"
+            )
+    return "".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation; one value has none."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def figure(grown: dict[str, list[list[float]]]) -> Figure:

@@ -31,8 +31,9 @@ from labkit.params import Params
 from labkit.plots.style import COLOURS, MARKERS, new_figure, tidy
 from labkit.store import write_whole
 from labkit.training import Adversarial, Mean, Recipe
-from labkit.training.loop import Network, fit, restored
+from labkit.training.loop import fit
 from labkit.training.regimes import dp
+from labkit.training.watch import Network, restored
 from labkit.workers import Crew
 
 TRAIN, VALIDATION, ATTACKED = 12_000, 3_000, 1_000  # images

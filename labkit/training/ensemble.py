@@ -28,7 +28,8 @@ from labkit.workers import Crew
 CODE = tuple(
     f"labkit.{module}"
     for module in (
-        *("attacks.ascent", "attacks.gradient", "bounds", "data", "device", "networks", "workers"),
+        *("attacks.ascent", "attacks.balls", "attacks.gradient", "attacks.losses", "attacks.promises"),
+        *("bounds", "data", "device", "networks", "workers"),
         *("training.capture", "training.clipping", "training.dice", "training.ensemble", "training.loop"),
         *("training.optimisers", "training.regimes", "training.rules", "training.schedule", "training.stack"),
         "training.watch",

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.attacks import correct, withstand
+from labkit.attacks.gradient import withstand
+from labkit.attacks.promises import correct
 from labkit.data import Dataset, Split
 from labkit.workers import spread
 

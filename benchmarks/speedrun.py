@@ -14,7 +14,7 @@ from labkit import data
 from labkit.data import Split
 from labkit.device import derive, generator, training_precision
 from labkit.training.capture import captured
-from labkit.training.loop import predict
+from labkit.training.watch import predict
 
 SIDE = 28  # pixels
 

@@ -16,7 +16,7 @@ from benchmarks.speedrun import Recipe, course, draw_views, look, score, timed, 
 from labkit import data
 from labkit.data import Split
 from labkit.device import generator
-from labkit.workers import one_core
+from labkit.workers import Crew
 
 CPU = torch.device("cpu")
 TINY = Recipe(0.9, epochs=6, widths=(16, 24, 32), shift=1, hole=0, batch_size=100)
@@ -25,7 +25,7 @@ TINY = Recipe(0.9, epochs=6, widths=(16, 24, 32), shift=1, hole=0, batch_size=10
 @pytest.fixture(autouse=True)
 def _alone() -> Iterator[None]:
     """Threads that share a step this small wait for each other more than they compute."""
-    with one_core():
+    with Crew(1):
         yield
 
 

@@ -1,8 +1,8 @@
 """Accuracy against epsilon of a linear classifier on scattering features, trained with DP-SGD on all of FashionMNIST.
 
 ``python -m benchmarks.frontier`` trains on the first 55 000 training images and judges on the last 5 000, which is what
-the settings below were chosen by; ``--test`` trains on all 60 000 and judges on the test images, once, with settings
-that are then fixed. Poisson sampling, PRV accountant, delta = 1e-5. Minutes on two cores.
+the settings of :mod:`labkit.frontier` were chosen by; ``--test`` trains on all 60 000 and judges on the test images,
+once, with settings that are then fixed. Poisson sampling, PRV accountant, delta = 1e-5. Minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ import torch
 from labkit import data as labdata
 from labkit.data import Split
 from labkit.features import described, whitening
+from labkit.frontier import GROUPS, MEAN_BOUND, MEAN_NOISE, TRANSFORM, settings
 from labkit.intervals import student_t
-from labkit.scattering import Scattering
 from labkit.training.accounting import composed, noise_beside
 from labkit.training.linear import Head, head_logits, private_mean, train_heads
 
 DELTA = 1e-5
 HELD_OUT = 5_000  # images, of the end of the training file
-TRANSFORM, GROUPS = Scattering(), 27
 BATCH, EPOCHS = 8_192, 40
-MEAN_NOISE, MEAN_BOUND = 30.0, 63.0  # of the mean that is taken away; the bound is that of rows, sqrt(3969)
-# By epsilon: learning rate (in clipping bounds) and clip, on features of length 63.
-SETTINGS = {1.0: (0.6, 0.1), 2.0: (0.8, 0.1), 3.0: (0.8, 0.1), 8.0: (1.2, 12.0)}
+EPSILONS = (1.0, 2.0, 3.0, 8.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rate = BATCH / len(train)
     steps, beside = round(EPOCHS / rate), ((MEAN_NOISE, 1.0, 1),)
     heads = [
-        Head(noise_beside(epsilon, rate, steps, DELTA, beside), rate, EPOCHS, pace, clip)
-        for epsilon, (pace, clip) in SETTINGS.items()
+        Head(noise_beside(epsilon, rate, steps, DELTA, beside), rate, EPOCHS, *settings(epsilon))
+        for epsilon in EPSILONS
     ]
     right = []  # accuracies by seed and head
     for seed in range(options.seeds):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import labkit
 from labkit import data, device, display, generative, mixture
 from labkit.attacks import Attack
+from labkit.frontier import Frontier, frontier
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
 from labkit.networks import build
@@ -180,6 +181,19 @@ class Lab:
                     **watched,
                 )
         return self._ensembles[key]
+
+    def frontier(self) -> Frontier:
+        """Private linear classifiers on scattering features, one for each of ``frontier_epsilon``."""
+        p = self.params
+        return frontier(
+            self.data,
+            p.frontier_epsilon,
+            sample_rate=p.frontier_sample_rate,
+            epochs=p.frontier_epochs,
+            delta=p.dp_delta,
+            seed=device.derive(p.seed, "frontier"),
+            store=self.store,
+        )
 
     def cvae(self) -> generative.Trained:
         """The conditional VAE, trained on a random half of the training images (IN); the other half is OUT."""

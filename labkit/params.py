@@ -134,6 +134,15 @@ class Params(BaseModel):
     shadow_pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over its half (pgd)")
     shadow_dp_epochs: Int = Field(10, ge=1, le=1000, description="expected passes over its half (dp)")
 
+    frontier_epsilon: Annotated[list[Annotated[Float, Field(ge=0.1, le=100)]], BeforeValidator(_listed)] = Field(
+        [1, 2, 3, 8], min_length=1, max_length=16, description="epsilons of private classifiers on scattering features"
+    )
+    frontier_sample_rate: Float = Field(
+        0.1365, gt=0, le=1, description="share of the training images in a Poisson batch (scattering)"
+    )
+    frontier_epochs: Int = Field(40, ge=1, le=1000, description="expected passes over the training images (scattering)")
+    audit_canaries: Int = Field(1_000, ge=50, le=20_000, description="canaries of the white-box audit of DP-SGD")
+
     # Generative (04)
     cvae_epochs: Int = Field(30, ge=1, le=1000, description="passes over the half it is trained on")
     cvae_latent: Int = Field(32, ge=1, le=512, description="latent dimensions")
@@ -164,7 +173,7 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{small}: {a:g} is more than {large} = {b:g}; {remedy}")
 
     at_most("pgd_steps", "strong_steps", "the stronger attack must not take fewer steps")
-    for name in ("attack_eps", "autoattack_eps", "robust_eps", "gmm_components"):
+    for name in ("attack_eps", "autoattack_eps", "robust_eps", "frontier_epsilon", "gmm_components"):
         values = given.get(name)
         if isinstance(values, list) and sorted(set(values)) != values:
             problems.append(f"{name}: {values} must ascend, without repeats; sort it")

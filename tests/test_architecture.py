@@ -9,7 +9,7 @@ FLOORS = [
     ["params", "paramfiles", "device", "intervals", "store", "results", "networks", "workers", "progress", "published"],
     ["attacks", "bounds", "data", "scattering", "features"],
     ["mixture", "membership", "training", "canaries", "generative"],
-    ["measure", "plots", "robustness"],
+    ["measure", "plots", "robustness", "frontier"],
     ["display"],
     ["lab"],
     ["report"],

@@ -17,6 +17,7 @@ COLOURS = {
     "fgsm": "#B2A800",
     "ibp": "#5B3A8C",
     "dp_pgd": "#7A3B2E",
+    "scattering": "#009E73",
     "gan": "#8C6D1F",
     "chance": "#777777",
 }
@@ -30,6 +31,7 @@ MARKERS = {
     "fgsm": "*",
     "ibp": "h",
     "dp_pgd": "<",
+    "scattering": ">",
     "gan": "X",
 }
 NAMES = {
@@ -42,6 +44,7 @@ NAMES = {
     "fgsm": "FGSM-trained",
     "ibp": "Interval bounds",
     "dp_pgd": "DP-SGD with PGD",
+    "scattering": "DP-SGD on scattering features",
     "gan": "GAN",
 }
 

@@ -87,6 +87,7 @@ class Params(BaseModel):
     robust_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
         [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
     )
+    fgsm_eps: Eps = Field(0.3, gt=0, description="radius of FGSM training, which is there to fail")
     robust_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (defences)")
     robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
     robust_width: Int = Field(1, ge=1, le=4, description="width of the defences' network, in widths of the others'")

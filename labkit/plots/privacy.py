@@ -72,7 +72,7 @@ def _steps(fpr: np.ndarray, tpr: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """AUC of every attack on every regime, as points with 95 % intervals around the line of guessing."""
-    figure, ax = new_figure(width=7, height=3.6)
+    figure, ax = new_figure(width=9, height=3.8)
     regimes = list(dict.fromkeys(r["model"] for r in rows))
     attacks = [a for a in _ATTACKS if find(rows, attack=a, metric="mia_auc")]
     for i, regime in enumerate(regimes):
@@ -84,7 +84,7 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     label=NAMES[regime] if j == 0 else None,
                 )  # fmt: skip
     ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
-    ax.set_xticks(range(len(attacks)), [_ATTACKS[a] for a in attacks])
+    ax.set_xticks(range(len(attacks)), [_ATTACKS[a].replace(" ", "\n", 1) for a in attacks])
     ax.legend(frameon=False)
     tidy(ax, x="attack", y="AUC (0.5 is guessing)")
     return figure

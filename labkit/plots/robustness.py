@@ -83,6 +83,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 y = 100 * robust[0]["value"]
                 span = [[y - 100 * robust[0]["low"]], [100 * robust[0]["high"] - y]]
                 style = {"color": COLOURS[model], "marker": MARKERS[model], "ls": "", "capsize": 3}
+                style["markerfacecolor"] = COLOURS[model] if radius is None else "white"
                 ax.errorbar(scale * across[0]["value"], y, yerr=span, label=label(model, radius), **style)
     for point in published:
         if point.eps == eps and point.clean is not None:

@@ -38,6 +38,18 @@ TARGETS = {  # to reach on two cores, on one GPU
     "mixture": (3.3, 20),
     "report": (5, 10),
 }
+COMMENTS = {  # what the figures mean, and what stands in the way of more
+    "epoch": "Both train the same small network, and nearly all of labkit's step is spent in its convolutions (see "
+    "`limit`): what can be saved is what stands around them, which is little for a network chosen to be cheap.",
+    "pgd": "On the standard model nearly every point falls within a few steps, and `withstand` leaves it alone from "
+    "there on. On the PGD-trained one most points stand to the end, and a point that stands needs every step in "
+    "float32 from any attack. So the ratio is bounded there by the share of points that fall; a cheap bf16 attack "
+    "before the float32 one was tried and did not help there: it breaks those points only that float32 breaks as quickly.",
+    "dpsgd": "Per-example gradients are matrix products, or norms from Gram matrices; the network's pooling and tanh, "
+    "which Opacus computes too, are most of what is left.",
+    "report": "An estimate from slices, not a run: the plain loops would take too long.",
+    "scaling": "Linear in all three, but for what a training costs to begin with.",
+}
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 PAGE = Path(__file__).parent / "RESULTS.md"
 
@@ -72,6 +84,7 @@ def page(found: dict[str, dict]) -> str:
                 parts.append(f"To reach: {TARGETS[name][0]:g}x on two cores, {TARGETS[name][1]:g}x on one GPU.\n")
             parts.append("| work | against | CPU | GPU |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
         parts.append("".join(_notes(device, found[device].get(name, {})) for device in DEVICES))
+        parts.append(f"{COMMENTS[name]}\n" if name in COMMENTS else "")
         if name == "limit":
             parts.append(_limit(found))
         if name == "scaling":

@@ -44,7 +44,7 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "pgd": "On the standard model nearly every point falls within a few steps, and `withstand` leaves it alone from "
     "there on. On the PGD-trained one most points stand to the end, and a point that stands needs every step in "
     "float32 from any attack. So the ratio is bounded there by the share of points that fall; a cheap bf16 attack "
-    "before the float32 one was tried and did not help there: it breaks those points only that float32 breaks as quickly.",
+    "before the float32 one was tried and did not help there: it breaks what float32 breaks as quickly.",
     "dpsgd": "Per-example gradients are matrix products, or norms from Gram matrices; the network's pooling and tanh, "
     "which Opacus computes too, are most of what is left.",
     "report": "An estimate from slices, not a run: the plain loops would take too long.",

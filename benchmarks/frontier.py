@@ -8,24 +8,30 @@ once, with settings that are then fixed. Poisson sampling, PRV accountant, delta
 from __future__ import annotations
 
 import argparse
-import time
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from labkit import data as labdata
-from labkit.data import Split
-from labkit.features import described, whitening
-from labkit.frontier import GROUPS, MEAN_BOUND, MEAN_NOISE, TRANSFORM, settings
+from labkit.data import Dataset, Split
+from labkit.frontier import frontier
 from labkit.intervals import student_t
-from labkit.training.accounting import composed, noise_beside
-from labkit.training.linear import Head, head_logits, private_mean, train_heads
+from labkit.store import Store
 
+EPSILONS = (1.0, 2.0, 3.0, 8.0)
 DELTA = 1e-5
 HELD_OUT = 5_000  # images, of the end of the training file
 BATCH, EPOCHS = 8_192, 40
-EPSILONS = (1.0, 2.0, 3.0, 8.0)
+
+
+def held_out(data: Dataset) -> Dataset:
+    """The last training images as ``test``, the others to train on."""
+    parts = [slice(0, -HELD_OUT), slice(-HELD_OUT, None)]
+    train, test = (Split(data.train.pixels[part], data.train.labels[part]) for part in parts)
+    return replace(data, train=train, test=test, sha256=f"{data.sha256}, last {HELD_OUT} held out")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,38 +39,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", action="store_true", help="train on all images, judge on the test images")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     options = parser.parse_args(arguments)
-
-    start = time.perf_counter()
-    data = labdata.load()
-    last = len(data.train) - HELD_OUT
-    parts = [slice(0, last), slice(last, None)]
-    held_in, held_out = (Split(data.train.pixels[part], data.train.labels[part]) for part in parts)
-    train, judge = (data.train, data.test) if options.test else (held_in, held_out)
-    seen, judged = (described(split, TRANSFORM, GROUPS) for split in (train, judge))
-    mean = private_mean(seen, MEAN_BOUND, MEAN_NOISE, 0)
-    white = whitening(TRANSFORM, GROUPS)
-    seen, judged = white(seen.sub_(mean)), white(judged.sub_(mean))
-    print(f"features: {time.perf_counter() - start:.0f} s", flush=True)
-
-    rate = BATCH / len(train)
-    steps, beside = round(EPOCHS / rate), ((MEAN_NOISE, 1.0, 1),)
-    heads = [
-        Head(noise_beside(epsilon, rate, steps, DELTA, beside), rate, EPOCHS, *settings(epsilon))
-        for epsilon in EPSILONS
-    ]
-    right = []  # accuracies by seed and head
+    data = labdata.load() if options.test else held_out(labdata.load())
+    right = []  # accuracies by seed and epsilon
     for seed in range(options.seeds):
-        logits = head_logits(train_heads(seen, train.labels, heads, seed), judged)  # [heads, N, 10]
-        right.append((logits.argmax(2) == judge.labels).double().mean(1))
-        print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-    print("| epsilon, proved | noise | learning rate | clip | accuracy, % | seeds |", "|---" * 6 + "|", sep="\n")
-    for head, values in zip(heads, torch.stack(right, 1).tolist(), strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            found = frontier(
+                data,
+                EPSILONS,
+                sample_rate=BATCH / len(data.train),
+                epochs=EPOCHS,
+                delta=DELTA,
+                seed=seed,
+                store=Store(folder),
+            )
+        right.append((found.logits.argmax(2) == data.test.labels).double().mean(1))
+        print(f"seed {seed}: {found.seconds:.0f} s", flush=True)
+    print("| epsilon, proved | accuracy, % | seeds |", "|---" * 3 + "|", sep="\n")
+    for proved, values in zip(found.epsilons, torch.stack(right, 1).tolist(), strict=True):
         low, high = student_t(values) if len(values) > 1 else (np.nan, np.nan)
-        proved = composed(((head.noise_multiplier, rate, steps), *beside), DELTA)
-        print(
-            f"| {proved:.3f} | {head.noise_multiplier:.3f} | {head.learning_rate} | {head.clip} "
-            f"| {100 * np.mean(values):.2f} ({100 * low:.2f} to {100 * high:.2f}) | {len(values)} |"
-        )
+        print(f"| {proved:.3f} | {100 * np.mean(values):.2f} ({100 * low:.2f} to {100 * high:.2f}) | {len(values)} |")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,10 @@ def page(found: dict[str, dict]) -> str:
                 parts.append(f"To reach: {TARGETS[name][0]:g}x on two cores, {TARGETS[name][1]:g}x on one GPU.\n")
             parts.append("| work | against | CPU | GPU |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
         parts.append("".join(_notes(device, found[device].get(name, {})) for device in DEVICES))
-        parts.append(f"{COMMENTS[name]}\n" if name in COMMENTS else "")
+        if any(name in found[device] for device in DEVICES):
+            parts.append(f"{COMMENTS[name]}\n" if name in COMMENTS else "")
+        else:
+            parts.append("Not measured yet.\n")
         if name == "limit":
             parts.append(_limit(found))
         if name == "scaling":

@@ -229,8 +229,8 @@ def section() -> str:
 What `labkit.networks.CompactCNN` (in bold) was chosen from: trained on {TRAIN:,} images and judged on {VALIDATION:,}
 others of the training file; the standard models after {standard.epochs} epochs, the PGD-trained ones after
 {pgd.epochs}, under PGD-10 on the first {ATTACKED:,}. With a seed or two each, two points tell candidates apart and half
-a point does not. All regimes share one network, and adversarial training is what costs time: the choice is about that
-front.
+a point does not. All regimes share one architecture (DP-SGD at half the width, with tanh), and adversarial training is
+what costs time: the choice is about that front.
 Speeds are one core's ({kept["hardware"].partition(",")[0]}, torch {kept["torch"]}). `python -m benchmarks.front`.
 
 ![Validation accuracy against MFLOP, and robust accuracy against the time of PGD training](results/front.png)

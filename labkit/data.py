@@ -69,6 +69,10 @@ class Split:
         """All images, [N, 1, 28, 28] float32 in [0, 1]; made anew at each call."""
         return self.pixels.float() / 255
 
+    def mirrored(self) -> Split:
+        """The same images, each left to right."""
+        return Split(self.pixels.flip(3), self.labels)
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 1, 28, 28] float32 in [0, 1] and labels [B], made on the device.
 

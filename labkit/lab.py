@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
@@ -15,36 +14,18 @@ from torch import Tensor, nn
 import labkit
 from labkit import data, device, display, generative, mixture
 from labkit.attacks import Attack
+from labkit.canaries import Planted, mislabelled
 from labkit.frontier import Frontier, frontier
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
 from labkit.networks import build
+from labkit.paramfiles import declared
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
 from labkit.results import Check, Row, find, row
-from labkit.robustness import Survival, survive
+from labkit.robustness import Measure, Survival, measured, survive
 from labkit.store import Store
-from labkit.training import DEFENCES, REGIMES, Ensemble, Recipe, train
-
-_MARK = "# Parameters"
-
-
-def _declared(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that a notebook was given: by its own cell, by papermill's, or by hand.
-
-    Names of the schema are taken from the namespace. Names that are *not* in the schema count only if one
-    of the cells just before the running one sets them and is a parameters cell (it begins with
-    ``# Parameters``, as papermill's injected cell does): there a misspelt name must not pass in silence.
-    """
-    names = [name for name in Params.model_fields if name in namespace]
-    for source in reversed(list(namespace.get("In", []))[:-1]):
-        if not source.lstrip().startswith(_MARK):
-            break
-        for statement in ast.parse(source).body:
-            if isinstance(statement, ast.Assign | ast.AnnAssign):
-                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-                names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
+from labkit.training import DEFENCES, REGIMES, Ensemble, Recipe, milestones, train
 
 
 def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
@@ -57,7 +38,7 @@ def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
     Raises:
         ParameterError: with every problem there is.
     """
-    given = _declared(namespace) if namespace is not None else {}
+    given = declared(namespace) if namespace is not None else {}
     return Lab(validate(given | parameters, "this notebook's parameters" if namespace else "parameters"))
 
 
@@ -142,20 +123,31 @@ class Lab:
         held_out[torch.randperm(len(held_out), generator=self.generator("validation"))[:size]] = True
         return held_out
 
-    @cached_property
-    def members(self) -> Tensor:
-        """Who trains on what in the privacy chapters: bool [shadow_models, N], the same halves for all regimes."""
-        return halves(self.params.shadow_models, len(self.data.train), self.generator("halves"))
+    def members(self, regime: str) -> Tensor:
+        """Who trains on what in the privacy chapters: bool [M, N], a random half a model, the same for all regimes."""
+        p = self.params
+        models = {"standard": p.shadow_models, "pgd": p.shadow_pgd_models, "dp": p.shadow_dp_models}
+        return halves(max(models.values()), len(self.data.train), self.generator("halves"))[: models[regime]]
 
     def shadows(self, regime: str) -> Ensemble:
-        """``shadow_models`` classifiers of a regime, each trained on its own random half: targets and shadows at once.
+        """Classifiers of a regime, each trained on its own random half: targets and shadows at once.
 
-        The standard ones train for ``shadow_epochs``, long enough to overfit.
+        The standard ones train for ``shadow_epochs``, long enough to overfit. The losses of all training images are
+        noted on the way.
         """
         p = self.params
-        epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}
+        epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}[regime]
         # The expected number of members, a public constant; the number drawn is private.
-        return self._train(REGIMES[regime](p, len(self.data.train) // 2, epochs[regime]), self.members, "shadows")
+        recipe = REGIMES[regime](p, len(self.data.train) // 2, epochs)
+        return self._train(recipe, self.members(regime), "shadows", trace=milestones(epochs))
+
+    def planted(self) -> tuple[Planted, Ensemble]:
+        """Training images with ``audit_canaries`` mislabelled ones among them, and a private classifier trained so."""
+        p = self.params
+        canaries = min(p.audit_canaries, len(self.data.train) // 4)
+        planted = mislabelled(self.data, canaries, device.derive(p.seed, "planted"))
+        recipe = REGIMES["dp"](p, len(self.data.train), p.shadow_dp_epochs)
+        return planted, self._train(recipe, planted.members, "planted", data=planted.data)
 
     def facts(self, ensemble: Ensemble) -> dict[str, float]:
         """What every row of a model says besides: the radius of its defence; its proved epsilon, and delta."""
@@ -164,19 +156,21 @@ class Lab:
         facts = {} if recipe.eps is None else {"train_eps": recipe.eps}
         return facts if proved is None else facts | {"epsilon": proved, "delta": delta}
 
-    def _train(self, recipe: Recipe, members: Tensor, purpose: str, **watched: Any) -> Ensemble:
+    def _train(
+        self, recipe: Recipe, members: Tensor, purpose: str, data: data.Dataset | None = None, **watched: Any
+    ) -> Ensemble:
         key = recipe, purpose
         if key not in self._ensembles:
             total = len(members) * recipe.steps(int(members[0].sum())) * recipe.batch_size
             with progress(total, f"{recipe.regime} {purpose}") as tick:
                 self._ensembles[key] = train(
                     recipe,
-                    self.data,
+                    data or self.data,
                     members,
                     seed=device.derive(self.params.seed, purpose),
                     store=self.store,
                     device=self.device,
-                    network=partial(build, width=recipe.width),
+                    network=partial(build, width=recipe.width, activation=recipe.activation),
                     tick=tick,
                     **watched,
                 )
@@ -211,19 +205,30 @@ class Lab:
         images: Tensor,
         labels: Tensor,
         eps: float,
+        *,
+        standing: Tensor | None = None,
     ) -> Survival:
         """What becomes of images in M models under attack: from the store, or attacked now.
 
         Args:
             faces: M modules each, through which the same M models are attacked in turn: all of them decide alike, and
                 an image counts as robust only if it survives behind every one. Most models have one face.
-            attacks, images, labels, eps: as for :func:`labkit.robustness.survive`.
+            attacks, images, labels, eps, standing: as for :func:`labkit.robustness.survive`.
         """
-        found = survive(faces[0], attacks, images, labels, eps, store=self.store)
+        found = survive(faces[0], attacks, images, labels, eps, store=self.store, standing=standing)
         for models in faces[1:]:
-            later = survive(models, attacks, images, labels, eps, store=self.store, standing=found.stands)
-            found = found.then(later)
+            left = found.stands if standing is None else found.stands & standing
+            found = found.then(survive(models, attacks, images, labels, eps, store=self.store, standing=left))
         return found
+
+    def measured(self, measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
+        """What ``measure`` finds of images in each of M models, [M, N, ...]: from the store, or found now.
+
+        Args:
+            measure, images, labels: as for :func:`labkit.robustness.measured`.
+            models: M classifiers.
+        """
+        return measured(measure, models, images, labels, store=self.store)
 
     # Mixtures: chosen on a part of the training images, fitted to all of them or to halves.
 

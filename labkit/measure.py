@@ -71,34 +71,42 @@ def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
     interval is widened accordingly; where much leaks that is too wide rather than too narrow. It says how models
     vary, not how pools of images do.
     """
-    facts |= {"attack": audit.attack}
+    rows = [auc(model, audit, **facts), over_targets(model, audit, audit.accuracies, metric="mia_accuracy", **facts)]
+    for fpr in FPRS:
+        found = [r.tpr_at(fpr) for r in audit.rocs]
+        rows.append(over_targets(model, audit, found, metric="mia_tpr", fpr=fpr, **facts))
+    return rows
+
+
+def auc(model: str, audit: Audit, *, metric: str = "mia_auc", **facts: Any) -> Row:
+    """The AUC of an attack, with its interval over targets as in :func:`leakage`."""
+    return over_targets(model, audit, [r.auc for r in audit.rocs], metric=metric, **facts)
+
+
+def over_targets(model: str, audit: Audit, values: Sequence[float], *, metric: str, **facts: Any) -> Row:
+    """The mean of a figure of an attack, with its interval as in :func:`leakage`.
+
+    Args:
+        values: M, one a target; in [-1, 1].
+        metric: what the figure is called.
+    """
     m, n = audit.scores.shape
     shared = audit.attack not in SHADOWLESS
     widening = math.sqrt(2 * (m - 1) / (m - 2)) if shared else 1.0
-    named: list[tuple[str, list[float], dict]] = [
-        ("mia_auc", [r.auc for r in audit.rocs], {}),
-        ("mia_accuracy", audit.accuracies, {}),
-    ]
-    named += [("mia_tpr", [r.tpr_at(fpr) for r in audit.rocs], {"fpr": fpr}) for fpr in FPRS]
-    rows = []
-    for metric, values, more in named:
-        centre = float(np.mean(values))
-        half = widening * (student_t(values)[1] - centre)
-        bounds = max(0.0, centre - half), min(1.0, centre + half)
-        rows.append(
-            row(
-                model,
-                metric,
-                centre,
-                bounds,
-                n=n,
-                models=len(values),
-                interval="student-t, shared shadows" if shared else "student-t",
-                **facts,
-                **more,
-            )
-        )
-    return rows
+    centre = float(np.mean(values))
+    half = widening * (student_t(values)[1] - centre)
+    least = 0.0 if min(values) >= 0 else -1.0
+    return row(
+        model,
+        metric,
+        centre,
+        (max(least, centre - half), min(1.0, centre + half)),
+        n=n,
+        models=m,
+        interval="student-t, shared shadows" if shared else "student-t",
+        attack=audit.attack,
+        **facts,
+    )
 
 
 def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **facts: Any) -> list[Row]:

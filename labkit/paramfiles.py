@@ -1,13 +1,16 @@
-"""Parameters as they are written down, in a YAML file or as KEY=VALUE; :mod:`labkit.params` checks them."""
+"""Parameters as they are written down, in a YAML file, a notebook or as KEY=VALUE; :mod:`labkit.params` checks them."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from labkit.params import ParameterError
+from labkit.params import ParameterError, Params
+
+_MARK = "# Parameters"  # how a notebook's parameters cell begins, and the one that papermill injects
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -73,3 +76,21 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return name.strip(), _parse(value)
     except yaml.YAMLError as error:
         raise ParameterError([f"{name}: {value!r} is not valid YAML: {error}"], "--set") from None
+
+
+def declared(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a notebook was given: by its own cell, by papermill's, or by hand.
+
+    Names of the schema are taken from the namespace. Names that are *not* in the schema count only if one
+    of the cells just before the running one sets them and is a parameters cell (it begins with
+    ``# Parameters``, as papermill's injected cell does): there a misspelt name must not pass in silence.
+    """
+    names = [name for name in Params.model_fields if name in namespace]
+    for source in reversed(list(namespace.get("In", []))[:-1]):
+        if not source.lstrip().startswith(_MARK):
+            break
+        for statement in ast.parse(source).body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign):
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}

@@ -130,7 +130,9 @@ class Params(BaseModel):
     tradeoff_size: Int = Field(500, ge=16, le=10_000, description="test images attacked, a model, in the trade-off")
 
     # Privacy (03, 06)
-    shadow_models: Int = Field(8, ge=4, le=1024, description="models a regime, each on a random half")
+    shadow_models: Int = Field(16, ge=4, le=1024, description="models, each on a random half (standard)")
+    shadow_pgd_models: Int = Field(8, ge=4, le=1024, description="models, each on a random half (pgd)")
+    shadow_dp_models: Int = Field(8, ge=4, le=1024, description="models, each on a random half (dp)")
     shadow_epochs: Int = Field(30, ge=1, le=1000, description="passes over its half, long enough to overfit (standard)")
     shadow_pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over its half (pgd)")
     shadow_dp_epochs: Int = Field(10, ge=1, le=1000, description="expected passes over its half (dp)")
@@ -142,7 +144,13 @@ class Params(BaseModel):
         0.1365, gt=0, le=1, description="share of the training images in a Poisson batch (scattering)"
     )
     frontier_epochs: Int = Field(40, ge=1, le=1000, description="expected passes over the training images (scattering)")
-    audit_canaries: Int = Field(1_000, ge=50, le=20_000, description="canaries of the white-box audit of DP-SGD")
+    query_size: Int = Field(
+        1_000, ge=16, le=60_000, description="training images that every shadow model is attacked on, to tell members"
+    )
+    distance_size: Int = Field(
+        250, ge=16, le=60_000, description="of those, the ones whose distance to the boundary is found"
+    )
+    audit_canaries: Int = Field(1_000, ge=50, le=20_000, description="canaries of the audits of DP-SGD")
 
     # Generative (04)
     cvae_epochs: Int = Field(30, ge=1, le=1000, description="passes over the half it is trained on")

@@ -7,7 +7,7 @@ an hour is not done twice, and a run that is killed goes on with the next model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit.attacks import Attack, correct, evaluate
+from labkit.attacks import Attack, correct, evaluate, pgd
+from labkit.attacks.promises import outputs
 from labkit.store import Store, code_version
 
 CODE = tuple(
@@ -26,6 +27,8 @@ CODE = tuple(
     )
 )
 STANDS = -1
+
+Measure = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> [N, ...]
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,38 @@ def _one(
     return tensors["right"], tensors["fell"]
 
 
+def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor, *, store: Store) -> Tensor:
+    """What ``measure`` finds of N images in each of M models: [M, N, ...] on the CPU, from the store or found now.
+
+    Args:
+        measure: ``(model, images, labels) -> [N, ...]``; a function of labkit's, or ``functools.partial`` of one: its
+            name and settings are part of the store's key.
+        models: M classifiers.
+        images: [N, ...] in [0, 1], float32; labels: [N].
+        store: where what was found lies.
+    """
+    found = []
+    for model in models:
+        key = {
+            "model": fingerprint(model),
+            "measure": described(measure),
+            "images": _checksum([images, labels]),
+            "device": images.device.type,
+            "code": code_version(*CODE, "labkit.robustness"),
+        }
+
+        def make(model: nn.Module = model) -> tuple[dict[str, Tensor], dict]:
+            return {"found": measure(model, images, labels)}, {}
+
+        found.append(store.get("measurement", key, make)[0]["found"])
+    return torch.stack(found)
+
+
+def under_pgd(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
+    """Logits [N, C] where PGD ends: what a model says of an adversarial input of its own."""
+    return outputs(model, pgd(model, images, labels, eps, steps=steps, seed=seed))
+
+
 def fingerprint(model: nn.Module) -> str:
     """Checksum of a model: its layers as they print, and every number it holds."""
     own = {name: value for name, value in vars(model).items() if name != "training"}  # attacks use eval mode
@@ -138,9 +173,9 @@ def fingerprint(model: nn.Module) -> str:
     return _checksum([state[name] for name in sorted(state)], head)
 
 
-def described(attack: Attack) -> dict[str, Any]:
-    """An attack's name and settings."""
-    function, settings = attack, {}
+def described(function: Attack | Measure) -> dict[str, Any]:
+    """An attack's, or a measure's, name and settings."""
+    settings: dict[str, Any] = {}
     while isinstance(function, partial):
         function, settings = function.func, {**function.keywords, **settings}
     return {"function": f"{function.__module__}.{function.__qualname__}", **settings}

@@ -7,19 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from labkit.data import Dataset, Split
 from labkit.networks import build
 from labkit.store import Store
-from labkit.training import Adversarial, Interval, Mean, Private, Recipe, Trades, schedule, train
+from labkit.training import Adversarial, Interval, Mean, Private, Recipe, Trades, milestones, schedule, train
 from labkit.training import loop as loop_module
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
 from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average
 from labkit.training.repeatable import cost_of_repeating
 from labkit.training.stack import Stack
-from labkit.workers import Crew, Stopped, spread
+from labkit.workers import LEAST, PIECE, Crew, Stopped, pieces, spread
 
 CPU = torch.device("cpu")
 OUT_OF_MEMORY = torch.OutOfMemoryError
@@ -109,6 +112,31 @@ def test_stacked_layers_equal_their_networks():
     assert [{k: v.shape for k, v in s.items()} for s in stack.states()] == [
         {k: v.shape for k, v in n.state_dict().items()} for n in networks
     ]
+
+
+def test_traced_losses_are_those_of_the_state_and_leave_it_alone(tmp_path):
+    data, members = toy(), torch.rand(3, 150, generator=gen(4)) < 0.6
+    recipe = replace(RECIPES["standard"], epochs=4)
+    call = {"seed": 1, "store": Store(tmp_path), "device": CPU}
+    traced = train(recipe, data, members, trace=milestones(4), **call)
+    assert traced.trace == (1, 2, 4)
+    assert traced.losses.shape == (3, 3, 150)
+    logits = traced.logits(data.train)
+    expected = F.cross_entropy(logits.transpose(1, 2), data.train.labels.expand(3, -1), reduction="none")
+    torch.testing.assert_close(traced.losses[:, -1], expected)
+    assert (traced.losses[:, 0] - traced.losses[:, -1]).abs().max() > 1e-3
+    untraced = train(recipe, data, members, **call)
+    assert untraced.losses.shape == (3, 0, 150)
+    for a, b in zip(traced.states, untraced.states, strict=True):
+        same(a, b)
+    again = train(recipe, data, members, trace=milestones(4), **call)  # from the store
+    assert torch.equal(again.losses, traced.losses)
+    same(again.states[0], traced.states[0])
+
+
+@pytest.mark.parametrize(("epochs", "looks"), [(1, (1,)), (2, (1, 2)), (5, (1, 2, 4, 5)), (30, (1, 2, 4, 8, 16, 30))])
+def test_milestones(epochs, looks):
+    assert milestones(epochs) == looks
 
 
 # Results do not depend on who computes them
@@ -209,6 +237,19 @@ def test_an_image_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
     recipe = Recipe("standard", Greedy(0), 1, 16, 3e-3)
     with pytest.raises(OUT_OF_MEMORY):
         train(recipe, toy(), torch.ones(2, 150, dtype=torch.bool), seed=0, store=Store(tmp_path), device=CPU)
+
+
+@given(st.integers(0, 3000))
+def test_pieces_cover_all_and_keep_the_cores_even(n):
+    parts = pieces(n)
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
+    lengths = [part.stop - part.start for part in parts]
+    if n:
+        assert max(lengths) <= PIECE
+        assert max(lengths) - min(lengths) <= 1
+    if n >= 4 * LEAST:
+        assert len(parts) % 4 == 0
+        assert min(lengths) >= LEAST
 
 
 def test_chunks_of_images_are_halved_where_memory_runs_out(caplog):

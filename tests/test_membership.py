@@ -24,12 +24,14 @@ from labkit.membership import (
     full,
     gains,
     halves,
+    in_turn,
     learn,
     learned,
     likelihood_ratio,
     lira,
     lira_offline,
     log_odds,
+    log_odds_of,
     own,
     precision,
     rmia,
@@ -133,6 +135,15 @@ def test_log_odds_equals_its_definition_and_does_not_overflow():
     assert log_odds(extreme, torch.tensor([0, 0])).tolist() == [2000.0, -2000.0]
 
 
+def test_log_odds_from_losses_are_those_from_logits():
+    logits = 12 * torch.randn(500, 10, generator=gen(3), dtype=torch.float64)
+    labels = torch.randint(0, 10, (500,), generator=gen(4))
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    sure = losses > 1e-9  # below, the difference of logits from their log-sum rounds away
+    torch.testing.assert_close(log_odds_of(losses)[sure], log_odds(logits, labels)[sure], rtol=1e-6, atol=1e-6)
+    assert log_odds_of(torch.tensor([0.0, 1e-30, 700.0])).isfinite().all()
+
+
 def test_features_by_hand():
     logits = torch.tensor([[[2.0, 0.0, 0.0]]], dtype=torch.float64).log_softmax(-1)
     p = math.exp(2) / (math.exp(2) + 2)
@@ -214,6 +225,28 @@ def test_balanced_accuracy_uses_thresholds_of_other_models():
     oracle = [r.balanced_accuracy for r in done.rocs]
     assert all(a <= b + 1e-12 for a, b in zip(done.accuracies, oracle, strict=True))
     assert np.mean(done.accuracies) < np.mean(oracle)
+
+
+def test_fewer_shadows_are_the_models_that_follow():
+    seen = []
+
+    def score(rows, target):
+        seen.append(rows.tolist())
+        return torch.rand(40, generator=gen(len(seen)))
+
+    found = in_turn("any", score, halves(6, 40, gen()), shadows=3)
+    assert seen[::2] == [[t, (t + 1) % 6, (t + 2) % 6, (t + 3) % 6] for t in range(6)]
+    assert seen[1::2] == [rows[1:] for rows in seen[::2]]  # the threshold comes from the next model, without the target
+    assert found.scores.shape == (6, 40)
+    for wrong in (2, 6):
+        with pytest.raises(ValueError, match=f"{wrong} shadows of 6 models"):
+            in_turn("any", score, halves(6, 40, gen()), shadows=wrong)
+
+
+def test_more_shadows_tell_more():
+    logits, labels, members = gaussian_ensemble(models=16, images=1500, shift=1.5)
+    auc = {k: np.mean([r.auc for r in audit("lira", logits, labels, members, shadows=k).rocs]) for k in (3, 15)}
+    assert auc[3] + 0.02 < auc[15] <= norm.cdf(1.5 / math.sqrt(2)) + 0.01
 
 
 def test_images_that_all_shadows_saw_carry_no_evidence():

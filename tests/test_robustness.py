@@ -9,7 +9,7 @@ from torch import nn
 from labkit import attacks, generative, robustness
 from labkit.generative.cvae import cross_entropy, kl_divergence
 from labkit.generative.networks import CVAE
-from labkit.robustness import STANDS, Survival, described, fingerprint, survive
+from labkit.robustness import STANDS, Survival, described, fingerprint, measured, survive
 from labkit.store import Store
 
 
@@ -77,6 +77,19 @@ def test_an_evaluation_is_not_done_twice(batch, tmp_path, monkeypatch):
     ):
         change()
         assert len(done) == count + 1
+
+
+def test_a_measurement_is_done_once_a_model_and_setting(batch, tmp_path, monkeypatch):
+    images, labels = batch
+    under = partial(robustness.under_pgd, eps=0.02, steps=3, seed=1)
+    found = measured(under, [linear(), linear(1)], images, labels, store=Store(tmp_path))
+    for model, logits in zip([linear(), linear(1)], found, strict=True):
+        torch.testing.assert_close(logits, model(attacks.pgd(model, images, labels, 0.02, steps=3, seed=1)))
+    monkeypatch.setattr(robustness, "pgd", lambda *a, **k: pytest.fail("attacked again"))
+    assert torch.equal(measured(under, [linear(1)], images, labels, store=Store(tmp_path))[0], found[1])
+    distance = partial(attacks.boundary_distance, steps=5, targets=2)
+    (away,) = measured(distance, [linear()], images, labels, store=Store(tmp_path))
+    torch.testing.assert_close(away, distance(linear(), images, labels))
 
 
 def test_what_does_not_stand_is_left_alone(batch, tmp_path):

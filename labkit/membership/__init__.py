@@ -7,7 +7,16 @@ from labkit.membership.halves import halves
 from labkit.membership.learners import boosted, gains, learn, learned, logistic
 from labkit.membership.likelihood import by_number, likelihood_ratio, lira, lira_offline, own, shared, surprise
 from labkit.membership.shadows import calibrated, rmia
-from labkit.membership.signals import FEATURES, correct, features, full, log_odds, log_probability, steadiness
+from labkit.membership.signals import (
+    FEATURES,
+    correct,
+    features,
+    full,
+    log_odds,
+    log_odds_of,
+    log_probability,
+    steadiness,
+)
 from labkit.membership.turns import Audit, exposure, in_turn
 
 __all__ = [
@@ -36,6 +45,7 @@ __all__ = [
     "lira",
     "lira_offline",
     "log_odds",
+    "log_odds_of",
     "log_probability",
     "logistic",
     "own",

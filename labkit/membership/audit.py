@@ -38,10 +38,11 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-SHADOWLESS = frozenset({"threshold", "loss"})
+# Attacks, in ATTACKS or by other scores, that look at the target alone.
+SHADOWLESS = frozenset({"threshold", "loss", "distance"})
 
 
-def audit(attack: str, logits: Tensor, labels: Tensor, members: Tensor) -> Audit:
+def audit(attack: str, logits: Tensor, labels: Tensor, members: Tensor, *, shadows: int | None = None) -> Audit:
     """Attack every model of an ensemble with the others as shadows (see :func:`in_turn`).
 
     Args:
@@ -49,9 +50,10 @@ def audit(attack: str, logits: Tensor, labels: Tensor, members: Tensor) -> Audit
         logits: [M, N, C] on the pool, or [M, N, Q, C] of Q queries of each image, the image itself first.
         labels: [N] int64.
         members: bool [M, N], M at least 4.
+        shadows: a target; by default all others.
     """
 
     def score(rows: Tensor, target: int) -> Tensor:
         return ATTACKS[attack](logits[rows], labels, members[rows], target)
 
-    return in_turn(attack, score, members)
+    return in_turn(attack, score, members, shadows=shadows)

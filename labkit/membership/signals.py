@@ -23,6 +23,11 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     return true - others.logsumexp(-1)
 
 
+def log_odds_of(losses: Tensor) -> Tensor:
+    """:func:`log_odds` from cross-entropies (nats) of any shape: float64, at most 36.8 (a loss of 0)."""
+    return -losses.double().clamp(min=1e-16).expm1().log()
+
+
 def features(logits: Tensor, labels: Tensor) -> Tensor:
     """The learned attacker's features, in the order of ``FEATURES``.
 

@@ -39,8 +39,10 @@ class Audit:
         return [accuracy_at(*each) for each in zip(self.thresholds, self.scores, self.members, strict=True)]
 
 
-def in_turn(attack: str, score: Callable[[Tensor, int], Tensor], members: Tensor) -> Audit:
-    """Attack every model of an ensemble with the others as shadows.
+def in_turn(
+    attack: str, score: Callable[[Tensor, int], Tensor], members: Tensor, *, shadows: int | None = None
+) -> Audit:
+    """Attack every model of an ensemble with the others, or the next few of them, as shadows.
 
     A target's own members serve one thing only, to score the attack. So its threshold is the best one on another
     model, the next in line, which is attacked with the shadows that are left: without the target.
@@ -49,12 +51,19 @@ def in_turn(attack: str, score: Callable[[Tensor, int], Tensor], members: Tensor
         attack: its name.
         score: ``(rows, target) -> [N]``: the attack on the model ``rows[target]``, its shadows being the other rows.
         members: bool [M, N], M at least 4.
+        shadows: a target, 3 to M - 1; by default all others.
+
+    Raises:
+        ValueError: too few models or shadows, or more shadows than there are.
     """
-    models = torch.arange(len(members))
+    count = len(members) - 1 if shadows is None else shadows
+    if not 3 <= count < len(members):
+        raise ValueError(f"{count} shadows of {len(members)} models: need 3 at least, and a model that is none of them")
     scores, thresholds = [], []
-    for target in models.tolist():
-        scores.append(score(models, target).double())
-        rest = models[models != target].roll(-target)  # the next model comes first
+    for target in range(len(members)):
+        rows = torch.arange(target, target + count + 1) % len(members)  # the target, and the models after it
+        scores.append(score(rows, 0).double())
+        rest = rows[1:]
         thresholds.append(roc(score(rest, 0), members[rest[0]]).best_threshold)
     return Audit(attack, torch.stack(scores), members, thresholds)
 

@@ -90,6 +90,33 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """AUC by the number of shadow models, and by epochs of training, a line an attack, with intervals.
+
+    Args:
+        rows: of metric ``mia_auc_by_shadows``, each with ``shadows``, and ``mia_auc_by_epochs``, each with ``epochs``.
+    """
+    figure, axes = new_figure(2, width=4.6, height=3.8, sharey=True)
+    for ax, by, x in zip(axes, ("shadows", "epochs"), ("shadow models a target", "epochs of training"), strict=True):
+        found = find(rows, metric=f"mia_auc_by_{by}")
+        for attack in dict.fromkeys(r["attack"] for r in found):
+            points = sorted(find(found, attack=attack), key=lambda r: r[by])
+            value = np.array([r["value"] for r in points])
+            ends = [value - [r["low"] for r in points], np.array([r["high"] for r in points]) - value]
+            ax.errorbar(
+                [r[by] for r in points], value, yerr=ends, capsize=3, marker="o", ms=4, ls=_LINES[attack],
+                color=COLOURS[points[0]["model"]], label=_ATTACKS[attack],
+            )  # fmt: skip
+        ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
+        ax.set_xscale("log", base=2)
+        ticks = sorted({r[by] for r in found})
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
+        ax.legend(frameon=False, fontsize=8)
+        tidy(ax, x=x, y="AUC (0.5 is guessing)" if by == "shadows" else "")
+    return figure
+
+
 def frontier(rows: Sequence[Mapping[str, Any]], anchors: Sequence[tuple[str, float, float]] = ()) -> Figure:
     """Accuracy against the proved epsilon, a line a model, with intervals.
 

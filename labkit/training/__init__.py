@@ -5,6 +5,7 @@ from labkit.training.clipping import gradient_norms
 from labkit.training.ensemble import Ensemble, predict, train
 from labkit.training.regimes import DEFENCES, REGIMES, Recipe
 from labkit.training.rules import Adversarial, Interval, Mean, Private, Trades
+from labkit.training.watch import milestones
 
 __all__ = [
     "DEFENCES",
@@ -18,6 +19,7 @@ __all__ = [
     "Trades",
     "epsilon",
     "gradient_norms",
+    "milestones",
     "noise_multiplier",
     "predict",
     "side_by_side",

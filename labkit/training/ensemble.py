@@ -37,6 +37,9 @@ CODE = tuple(
 )
 
 
+LOSSES = "losses"  # in the store, beside a model's parameters
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """M trained classifiers.
@@ -46,6 +49,8 @@ class Ensemble:
         members: bool [M, N]; which training images each one saw.
         states: M dictionaries of parameters, float32.
         histories: M lists of :class:`Progress`, empty where nothing was watched.
+        losses: [M, T, N], cross-entropy of every training image (nats) after each of the T epochs in ``trace``.
+        trace: T epochs.
         seconds: M training times, as measured when they were trained; of models side by side, the share of each.
         device: where they run.
         network: makes the architecture, from a seed.
@@ -55,6 +60,8 @@ class Ensemble:
     members: Tensor
     states: list[dict[str, Tensor]]
     histories: list[list[Progress]]
+    losses: Tensor
+    trace: tuple[int, ...]
     seconds: list[float]
     device: torch.device
     network: Network = build
@@ -86,6 +93,7 @@ def train(
     network: Network = build,
     watch: bool = False,
     validation: Tensor | None = None,
+    trace: Sequence[int] = (),
     tick: Tick = lambda images: None,
 ) -> Ensemble:
     """Train one model for each row of ``members``, or take it from the store.
@@ -104,6 +112,7 @@ def train(
         network: makes a fresh network from a seed.
         watch: note loss and accuracy on members and test images after every epoch.
         validation: bool [N], training images that are held out and watched too; see :func:`labkit.training.loop.fit`.
+        trace: epochs, ascending, after which the loss of every training image is noted; see :func:`milestones`.
         tick: called with the number of images after each batch, from several threads.
 
     Raises:
@@ -124,6 +133,7 @@ def train(
         "data": data.sha256,
         "seed": seed,
         "watch": watch,
+        "trace": list(trace),
         "validation": None if held_out is None else held_out.tolist(),
         "device": device.type,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -137,11 +147,15 @@ def train(
     def make(indices: Sequence[int], crew: Crew, piece: int, tick: Tick) -> list[Entry]:
         start = time.perf_counter()
         rows, seeds = members[list(indices)], [derive(seed, recipe.regime, index) for index in indices]
-        see = {"watch": watch, "validation": held_out}
+        see = {"watch": watch, "validation": held_out, "trace": trace}
         fitted = fit(network, recipe, data, rows, seeds, device, crew=crew, piece=piece, tick=tick, **see)
         seconds = (time.perf_counter() - start) / len(indices)
         histories = [[asdict(p) for p in history] for history in fitted.histories]
-        return [(s, {"seconds": seconds, "history": h}) for s, h in zip(fitted.states, histories, strict=True)]
+        kept = [
+            state | {LOSSES: torch.stack(noted)} if noted else state
+            for state, noted in zip(fitted.states, fitted.losses, strict=True)
+        ]
+        return [(s, {"seconds": seconds, "history": h}) for s, h in zip(kept, histories, strict=True)]
 
     entries = [store.find("classifier", key) for key in keys]
 
@@ -154,11 +168,14 @@ def train(
     else:
         # What stands beside a model decides how its sums are rounded.
         side_by_side(make, keep, missing, tick, at_once=1 if common["deterministic"] else None)
+    noted = [state.pop(LOSSES, torch.empty(0, len(data.train))) for state, _ in entries]
     return Ensemble(
         recipe,
         members,
         [state for state, _ in entries],
         [[Progress(**p) for p in facts["history"]] for _, facts in entries],
+        torch.stack(noted),
+        tuple(trace),
         [facts["seconds"] for _, facts in entries],
         device,
         network,

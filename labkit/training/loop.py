@@ -24,7 +24,7 @@ from labkit.training.dice import Dice
 from labkit.training.optimisers import OPTIMISERS, Average
 from labkit.training.regimes import Recipe
 from labkit.training.stack import Stack
-from labkit.training.watch import Best, Network, Progress, look
+from labkit.training.watch import Best, Network, Progress, look, losses
 from labkit.workers import PIECE, Crew
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,17 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """M trained models: their parameters by name, and what was watched, a list a model."""
+    """M trained models.
+
+    Attributes:
+        states: their parameters by name.
+        histories: what was watched, a list a model.
+        losses: of every training image after each epoch that was traced, a list of [N] a model.
+    """
 
     states: list[dict[str, Tensor]]
     histories: list[list[Progress]]
+    losses: list[list[Tensor]]
 
 
 def fit(
@@ -54,6 +61,7 @@ def fit(
     piece: int = PIECE,
     watch: bool = False,
     validation: Tensor | None = None,
+    trace: Sequence[int] = (),
     tick: Tick = lambda images: None,
 ) -> Fit:
     """Train M models side by side.
@@ -70,6 +78,7 @@ def fit(
         watch: note loss and accuracy on members and test images after every epoch.
         validation: indices of training images that no model trains on. After every epoch accuracy on them is noted,
             clean and attacked, and a recipe that keeps the best state chooses it there.
+        trace: epochs after which the loss of every training image is noted, member or not.
         tick: called with the number of images after each batch.
 
     Raises:
@@ -115,9 +124,10 @@ def fit(
     run = captured(step, drawn_from) if device.type == "cuda" else step
     orders = [generator(seed, "batches") for seed in seeds]
     plans = [_batches(recipe, *of_model) for of_model in zip(mine, steps, orders, strict=True)]
-    ends = {round(max(steps) * epoch / recipe.epochs) for epoch in range(1, recipe.epochs + 1)}
+    ends = {round(max(steps) * epoch / recipe.epochs): epoch for epoch in range(1, recipe.epochs + 1)}
     watch = watch or validation is not None
     histories: list[list[Progress]] = [[] for _ in seeds]
+    traced: list[list[Tensor]] = [[] for _ in seeds]
     best = Best(len(seeds))
     done = 0
     together = zip_longest(*plans, fillvalue=torch.empty(0, dtype=torch.long))
@@ -132,9 +142,13 @@ def fit(
             run(batch, rate)
             done += 1
             tick(sum(map(len, drawn)))
-            if watch and done in ends:
-                for m, state in enumerate(states()):
-                    epoch = len(histories[m]) + 1
+            epoch = ends.get(done)
+            if epoch is None or not (watch or epoch in trace):
+                continue
+            for m, state in enumerate(states()):
+                if epoch in trace:
+                    traced[m].append(losses(network, state, data.train).cpu())
+                if watch:
                     seen = look(network, state, data, mine[m], epoch, validation=validation, eps=recipe.eps)
                     histories[m].append(seen)
                     if recipe.keep == "best":
@@ -143,7 +157,7 @@ def fit(
         raise FloatingPointError(
             f"training {recipe.regime!r} diverged at learning rate {recipe.learning_rate}; lower it"
         )
-    return Fit(best.states if recipe.keep == "best" else states(), histories)
+    return Fit(best.states if recipe.keep == "best" else states(), histories, traced)
 
 
 def _slots(recipe: Recipe, members: Tensor, piece: int) -> int:

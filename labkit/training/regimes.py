@@ -31,7 +31,7 @@ class Recipe:
         average: what is watched and kept is an exponential moving average of the parameters that loses 1 - ``average``
             of its past at a step; 0: the parameters themselves.
         keep: the ``last`` state, or the ``best`` by robust accuracy on validation images after each epoch.
-        width: of the network; see :func:`labkit.networks.build`.
+        width, activation: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
             constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
     """
@@ -46,7 +46,8 @@ class Recipe:
     mirror: bool = False
     average: float = 0.0
     keep: Literal["last", "best"] = "last"
-    width: int = 1
+    width: float = 1
+    activation: str = "relu"
 
     @property
     def eps(self) -> float | None:
@@ -81,9 +82,23 @@ def pgd(p: Params, members: int, epochs: int) -> Recipe:
 
 
 def dp(p: Params, members: int, epochs: int) -> Recipe:
-    """DP-SGD (Abadi et al. 2016), with the least noise that keeps ``dp_epsilon`` over all its steps."""
+    """DP-SGD (Abadi et al. 2016), with the least noise that keeps ``dp_epsilon`` over all its steps.
+
+    The noise grows with the number of parameters, and clipping bites where activations grow: so the network is half as
+    wide as the others', with tanh for ReLU (Papernot et al. 2021).
+    """
     batch = min(p.dp_batch_size, members)
-    unruled = Recipe("dp", Mean(), epochs, batch, p.dp_learning_rate, optimiser="sgd", sample_rate=batch / members)
+    unruled = Recipe(
+        "dp",
+        Mean(),
+        epochs,
+        batch,
+        p.dp_learning_rate,
+        optimiser="sgd",
+        sample_rate=batch / members,
+        width=0.5,
+        activation="tanh",
+    )
     noise = noise_multiplier(p.dp_epsilon, unruled.sample_rate, unruled.steps(members), p.dp_delta)
     return replace(unruled, rule=Private(p.dp_clip, noise, batch))
 

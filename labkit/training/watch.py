@@ -1,4 +1,4 @@
-"""What is seen of a model after an epoch, and which of its states is kept."""
+"""What is seen of a model after an epoch, which of its states is kept, and how each image's loss went."""
 
 from __future__ import annotations
 
@@ -88,6 +88,20 @@ def look(
         withstand(model, images, labels, eps, steps=VALIDATION_STEPS, seed=0),  # the same starts after every epoch
     )
     return Progress(epoch, *figures, *(standing.double().mean().item() for standing in stand))
+
+
+def milestones(epochs: int) -> tuple[int, ...]:
+    """Epochs at which it is worth looking: 1, 2, 4, ... and the last."""
+    return tuple(sorted({2**k for k in range(epochs.bit_length()) if 2**k <= epochs} | {epochs}))
+
+
+def losses(network: Network, state: dict[str, Tensor], split: Split) -> Tensor:
+    """Each image's own cross-entropy, in nats: [N] float32.
+
+    From logits in float64, so that a loss of 1e-10 is not rounded to 0: there its logarithm tells members from others.
+    """
+    logits = predict(restored(network, state), split).double()
+    return F.cross_entropy(logits, split.labels, reduction="none").float()
 
 
 def _chosen(data: Dataset, indices: Tensor) -> Split:

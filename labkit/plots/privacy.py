@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from labkit.membership import Audit, dp_region
-from labkit.plots.style import COLOURS, NAMES, new_figure, tidy
+from labkit.plots.style import COLOURS, MARKERS, NAMES, new_figure, tidy
 from labkit.results import find
 
 _ATTACKS = {
@@ -130,14 +130,15 @@ def frontier(rows: Sequence[Mapping[str, Any]], anchors: Sequence[tuple[str, flo
         x, y = [r["epsilon"] for r in points], np.array([r["value"] for r in points])
         ends = [y - [r["low"] for r in points], np.array([r["high"] for r in points]) - y]
         ax.errorbar(
-            x, y, yerr=ends, capsize=3, marker="o", ls=style, color=COLOURS.get(model, COLOURS["dp"]),
-            label=NAMES.get(model, model),
+            x, y, yerr=ends, capsize=3, marker=MARKERS.get(model, "o"), ls=style,
+            color=COLOURS.get(model, COLOURS["dp"]), label=NAMES.get(model, model),
         )  # fmt: skip
     for name, epsilon, accuracy in anchors:
         ax.plot(epsilon, accuracy, ls="", marker="*", ms=9, color=COLOURS["chance"])
         ax.annotate(name, (epsilon, accuracy), xytext=(6, -9), textcoords="offset points", fontsize=8)
     ax.set_xscale("log")
-    ax.set_xticks(ticks := sorted({r["epsilon"] for r in rows}), [f"{t:.2g}" for t in ticks], minor=False)
+    ticks = {f"{r['epsilon']:.2g}": r["epsilon"] for r in rows}  # those that read alike are one
+    ax.set_xticks(list(ticks.values()), list(ticks))
     ax.minorticks_off()
     ax.legend(frameon=False)
     tidy(ax, x="proved ε at δ = 1e-5", y="accuracy")

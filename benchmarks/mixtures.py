@@ -31,8 +31,8 @@ def mixture(
         mask = x.new_ones(x.shape[:2])
         for components in counts:
             for name, form in FORMS.items():
-                if name == "full" and n < 100 * components:
-                    continue  # a component's own points would not span the space, and scikit-learn stops
+                if name == "full" and n < 300 * components:
+                    continue  # a component collapses on the way, and scikit-learn, told not to regularise, stops
                 floor = em.variance_floor(z, 1e-9)
                 prior = em.Prior(floor, 0.0, torch.zeros_like(form.part(floor.diag())))
                 draws = [generator(0, "bench", c) for c in range(10)]

@@ -176,8 +176,8 @@ class Lab:
                 )
         return self._ensembles[key]
 
-    def frontier(self) -> Frontier:
-        """Private linear classifiers on scattering features, one for each of ``frontier_epsilon``."""
+    def frontier(self, index: int = 0) -> Frontier:
+        """Private linear classifiers on scattering features, one for each of ``frontier_epsilon``; a run an index."""
         p = self.params
         return frontier(
             self.data,
@@ -185,7 +185,7 @@ class Lab:
             sample_rate=p.frontier_sample_rate,
             epochs=p.frontier_epochs,
             delta=p.dp_delta,
-            seed=device.derive(p.seed, "frontier"),
+            seed=device.derive(p.seed, "frontier", index),
             store=self.store,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from labkit import data
 from labkit.networks import build
 from labkit.paramfiles import read
 from labkit.params import Params, validate
+from labkit.training import REGIMES
 
 PROFILE = Path(__file__).parent.parent / "params" / "quick.yaml"
 RENDERED = Path(__file__).parent.parent / "reports" / "quick" / "summary.json"
@@ -43,7 +45,9 @@ def report(device: torch.device, slice_size: int = 2_000) -> tuple[list[Result],
     standard = per_image(lambda: plain.epoch(build(0).to(device), items, device), slice_size)
     attack = lambda m, x, y: plain.pgd(m, x, y, p.train_eps, p.train_steps)  # noqa: E731
     adversarial = per_image(lambda: plain.epoch(build(0).to(device), items, device, attack=attack), slice_size)
-    private = per_image(lambda: _opacus(build(0).to(device), ready, device, p), slice_size)
+    recipe = REGIMES["dp"](p, slice_size, 1)
+    small = partial(build, 0, recipe.width, recipe.activation)
+    private = per_image(lambda: _opacus(small().to(device), ready, device, p), slice_size)
     x, y = images.train.batch(torch.arange(200, device=device))
     attacked = per_image(lambda: plain.pgd(build(0).to(device).eval(), x, y, 0.1, p.pgd_steps), 200) / p.pgd_steps
     counts = work_of(p)
@@ -65,7 +69,7 @@ def work_of(p: Params) -> dict[str, float]:
     """Images trained on, by regime, and images times attack steps: what the notebooks ask for, and less.
 
     FGSM training and interval bounds count as standard training, TRADES as PGD training; AutoAttack, distances to the
-    boundary, scattering features, audits and the CVAE under attack count as nothing.
+    boundary, membership queries, scattering features, white-box audits and the CVAE under attack count as nothing.
     """
     n, half = p.train_size, p.train_size / 2
     test = min(p.attack_size or p.test_size, p.test_size)
@@ -75,13 +79,14 @@ def work_of(p: Params) -> dict[str, float]:
     attacked = p.seeds * 3 + sum(trained.values())  # chapter 2
     steps = attacked * test * len(p.attack_eps) * (1 + p.pgd_steps)
     steps += (3 + len(trained)) * few * len(p.autoattack_eps) * (1 + p.pgd_steps + strong)
-    steps += 4 * p.shadow_models * p.tradeoff_size * (p.pgd_steps + strong)  # chapter 6, and the mixtures
+    fewest = min(p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models)
+    steps += 4 * fewest * p.tradeoff_size * (p.pgd_steps + strong)  # chapter 6, and the mixtures
     quick = p.robust_epochs * trained.get("fgsm", 0) + p.ibp_epochs * trained.get("ibp", 0)
     slow = p.robust_epochs * (trained.get("pgd", 0) + trained.get("trades", 0))
     return {
         "standard": n * (p.seeds * p.epochs + quick) + p.shadow_models * p.shadow_epochs * half,
-        "pgd": n * (p.seeds * p.pgd_epochs + slow) + p.shadow_models * p.shadow_pgd_epochs * half,
-        "dp": p.seeds * p.dp_epochs * n + p.shadow_models * p.shadow_dp_epochs * half,
+        "pgd": n * (p.seeds * p.pgd_epochs + slow) + p.shadow_pgd_models * p.shadow_pgd_epochs * half,
+        "dp": n * (p.seeds * p.dp_epochs + p.shadow_dp_epochs) + p.shadow_dp_models * p.shadow_dp_epochs * half,
         "attack_steps": steps,
     }
 
@@ -115,4 +120,5 @@ def _mixtures(p: Params) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         each = sum(seconds(lambda: fitted(form), torch.device("cpu")) for form in ("diag", "full"))  # noqa: B023
-    return len(p.gmm_components) * each + p.shadow_models * each / 2
+    fewest = min(p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models)
+    return len(p.gmm_components) * each + fewest * each / 2

@@ -5,8 +5,9 @@ import time
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from benchmarks import front, protocol, render
+from benchmarks import front, protocol, render, robust
 from benchmarks.protocol import against, in_turn
 from benchmarks.report import work_of
 from labkit.networks import build
@@ -79,6 +80,27 @@ def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():
     p = Params(**small, seeds=2, defences=["pgd", "ibp"], robust_epochs=7, ibp_epochs=11, robust_eps=[0.1])
     counts = work_of(p)
     assert counts["standard"] == 2 * 3 * 1000 + 2 * 11 * 1000 + 4 * 5 * 500
-    assert counts["pgd"] == 2 * p.pgd_epochs * 1000 + 2 * 7 * 1000 + 4 * p.shadow_pgd_epochs * 500
+    assert counts["pgd"] == 2 * p.pgd_epochs * 1000 + 2 * 7 * 1000 + 8 * p.shadow_pgd_epochs * 500
+    assert counts["dp"] == 2 * p.dp_epochs * 1000 + p.shadow_dp_epochs * (1000 + 8 * 500)
     assert set(REGIMES) <= set(counts)
     assert work_of(p.model_copy(update={"attack_size": 100}))["attack_steps"] < counts["attack_steps"]
+
+
+def test_a_defence_is_judged_on_images_that_it_did_not_see(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path))
+    small = {"dataset": "digits", "train_size": 600, "test_size": 200, "robust_epochs": 2, "robust_width": 1}
+    small |= {"batch_size": 32, "train_steps": 1, "validation_share": 0.1, "gmm_components": "[1]"}
+    changes = [part for name, value in small.items() for part in ("--set", f"{name}={value}")]
+    held_out, tested = (
+        CliRunner()
+        .invoke(robust.main, ["pgd", "0.1", "--images", "20", *changes, *more], catch_exceptions=False)
+        .output
+        for more in ([], ["--test"])
+    )
+    assert "20 held-out images" in held_out
+    assert "20 test images" in tested
+    shares = [float(line.split("|")[2]) for line in tested.splitlines()[3:]]
+    *attacked, proved = shares
+    assert len(shares) == 9  # clean, seven attacks, certified
+    assert attacked == sorted(attacked, reverse=True)
+    assert proved <= attacked[-1]

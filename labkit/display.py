@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
@@ -42,11 +43,19 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     return f"<details><summary>{html.escape(caption or 'rows')} ({len(dicts)} rows)</summary>{table}</details>"
 
 
+def _show(bundled: dict[str, Any], **more: Any) -> None:
+    """All of an output in a notebook; in a terminal, where IPython would print the raw data, its text."""
+    if get_ipython() is None:
+        print(bundled["text/plain"])
+    else:
+        display(bundled, raw=True, **more)
+
+
 def show_rows(rows: Sequence[Row], caption: str = "") -> None:
     """Show rows as a table; the output carries them."""
     dicts = [r.as_dict() for r in rows]
     plain = "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in d.items() if v is not None) for d in dicts)
-    display({MIME: bundle(rows=dicts), "text/html": _table(dicts, caption), "text/plain": plain}, raw=True)
+    _show({MIME: bundle(rows=dicts), "text/html": _table(dicts, caption), "text/plain": plain})
 
 
 def show_checks(checks: Sequence[Check]) -> None:
@@ -60,23 +69,23 @@ def show_checks(checks: Sequence[Check]) -> None:
         items.append(f'<li class="check {"ok" if check.passed else "failed"}"{style}>{text}</li>')
         lines.append(f"{mark} {word}  {check.name}{detail}")
     page = f'<ul class="checks" style="list-style:none;padding-left:0">{"".join(items)}</ul>'
-    display({MIME: bundle(checks=list(checks)), "text/html": page, "text/plain": "\n".join(lines)}, raw=True)
+    _show({MIME: bundle(checks=list(checks)), "text/html": page, "text/plain": "\n".join(lines)})
 
 
 def show_text(text: str) -> None:
     """Show a sentence (Markdown) whose numbers were computed."""
-    display({"text/markdown": text, "text/plain": text}, raw=True)
+    _show({"text/markdown": text, "text/plain": text})
 
 
 def show_finding(text: str) -> None:
     """Show a sentence that belongs on the report's first screen; the output carries it."""
     shown = f"**Finding.** {text}"
-    display({MIME: bundle(findings=[text]), "text/markdown": shown, "text/plain": shown}, raw=True)
+    _show({MIME: bundle(findings=[text]), "text/markdown": shown, "text/plain": shown})
 
 
 def show_provenance(facts: dict[str, Any], summary: str) -> None:
     """Show one line on what the notebook runs on; the output carries the facts."""
-    display({MIME: bundle(provenance=facts), "text/markdown": summary, "text/plain": summary}, raw=True)
+    _show({MIME: bundle(provenance=facts), "text/markdown": summary, "text/plain": summary})
 
 
 def show_figure(figure: Figure, name: str, alt: str, *, main: bool = False) -> None:
@@ -96,9 +105,8 @@ def show_figure(figure: Figure, name: str, alt: str, *, main: bool = False) -> N
     encoded = base64.b64encode(buffer.getvalue()).decode()
     width = round(figure.get_figwidth() * 96)
     tag = f'<img style="max-width:100%;width:{width}px" alt="{html.escape(alt, quote=True)}" '
-    display(
+    _show(
         {"image/png": encoded, "text/html": f'{tag}src="data:image/png;base64,{encoded}">', "text/plain": alt},
         metadata={"labkit": {"figure": name, "alt": alt, "main": main, "width": width}},
-        raw=True,
     )
     figure.clear()

@@ -132,14 +132,15 @@ class Lab:
     def shadows(self, regime: str) -> Ensemble:
         """Classifiers of a regime, each trained on its own random half: targets and shadows at once.
 
-        The standard ones train for ``shadow_epochs``, long enough to overfit. The losses of all training images are
-        noted on the way.
+        The standard ones train for ``shadow_epochs``, long enough to overfit; of them the losses of all training images
+        are noted on the way.
         """
         p = self.params
         epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}[regime]
         # The expected number of members, a public constant; the number drawn is private.
         recipe = REGIMES[regime](p, len(self.data.train) // 2, epochs)
-        return self._train(recipe, self.members(regime), "shadows", trace=milestones(epochs))
+        trace = milestones(epochs) if regime == "standard" else ()
+        return self._train(recipe, self.members(regime), "shadows", trace=trace)
 
     def planted(self) -> tuple[Planted, Ensemble]:
         """Training images with ``audit_canaries`` mislabelled ones among them, and a private classifier trained so."""

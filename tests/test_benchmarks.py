@@ -99,7 +99,9 @@ def test_a_defence_is_judged_on_images_that_it_did_not_see(tmp_path, monkeypatch
     )
     assert "20 held-out images" in held_out
     assert "20 test images" in tested
-    shares = [float(line.split("|")[2]) for line in tested.splitlines()[3:]]
+    assert "vnd.labkit" not in tested  # what a notebook carries is not for a terminal
+    table = [line.split("|") for line in tested.splitlines() if line.startswith("| ")]
+    shares = [float(cells[2]) for cells in table[1:]]
     *attacked, proved = shares
     assert len(shares) == 9  # clean, seven attacks, certified
     assert attacked == sorted(attacked, reverse=True)

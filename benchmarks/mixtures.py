@@ -20,7 +20,11 @@ STEPS = 20
 def mixture(
     device: torch.device, sizes: tuple[int, ...] = (1200, 6000), repeats: int = 3, counts: tuple[int, ...] = (5, 25)
 ) -> tuple[list[Result], dict]:
-    """EM only: both start from labkit's k-means++ and Lloyd, and take 20 steps in float64, on 50 PCA features."""
+    """EM only: both start from labkit's k-means++ and Lloyd, and take 20 steps in float64, on 50 PCA features.
+
+    scikit-learn is told not to regularise; labkit's floor under variances is what keeps a collapsing component, so the
+    likelihoods differ where one collapses. Full covariances need 300 points a component, or scikit-learn stops.
+    """
     images = data.load(test_size=500, device=device).train
     found = PCA.fit(images.images[:20_000].flatten(1), 50)
     z = found.transform(images.images.flatten(1)).double()

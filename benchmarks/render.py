@@ -47,6 +47,13 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "before the float32 one was tried and did not help there: it breaks what float32 breaks as quickly.",
     "dpsgd": "Per-example gradients are matrix products, or norms from Gram matrices; the network's pooling and tanh, "
     "which Opacus computes too, are most of what is left.",
+    "accuracy": "A network with few operations (see its table below), an engine that wastes little around them, and a "
+    "schedule that ends where it should. What stands in the way of more: the predecessor's large network learns more "
+    "from an image, and needs fewer passes over them.",
+    "mixture": "Full covariances, which the report's classifiers have, are batched matrix products over all classes at "
+    "once. Diagonal ones are bound by memory: a pass over the points per step, on either side.",
+    "conformance": "Starts and squares are drawn, by each library from its own stream, so two of them differ by an "
+    "image or two where they are equally strong.",
     "report": "An estimate from slices, not a run: the plain loops would take too long.",
     "scaling": "Linear in all three, but for what a training costs to begin with.",
 }

@@ -68,6 +68,8 @@ def accuracy(
         made: list = []
         ours.append(seconds(lambda: made.append(labkit_train(recipe, images, everyone(images), device, turn)), device))  # noqa: B023
         reached["labkit"].append(plain.accuracy(made[0].model(0), images.test))
+        if reached["labkit"][-1] < goal:
+            raise RuntimeError(f"{epochs} epochs reach {reached['labkit'][-1]:.4f}, not {goal}: give more epochs")
         torch.manual_seed(turn)
         model = plain.predecessor().to(device)
         optimiser = torch.optim.Adam(model.parameters(), 1e-3)

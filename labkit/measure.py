@@ -83,19 +83,21 @@ def auc(model: str, audit: Audit, *, metric: str = "mia_auc", **facts: Any) -> R
     return over_targets(model, audit, [r.auc for r in audit.rocs], metric=metric, **facts)
 
 
-def over_targets(model: str, audit: Audit, values: Sequence[float], *, metric: str, **facts: Any) -> Row:
+def over_targets(
+    model: str, audit: Audit, values: Sequence[float], *, metric: str, least: float = 0.0, **facts: Any
+) -> Row:
     """The mean of a figure of an attack, with its interval as in :func:`leakage`.
 
     Args:
-        values: M, one a target; in [-1, 1].
+        values: M, one a target; from ``least`` to 1.
         metric: what the figure is called.
+        least: it can be; -1 for a difference of two rates.
     """
     m, n = audit.scores.shape
     shared = audit.attack not in SHADOWLESS
     widening = math.sqrt(2 * (m - 1) / (m - 2)) if shared else 1.0
     centre = float(np.mean(values))
     half = widening * (student_t(values)[1] - centre)
-    least = 0.0 if min(values) >= 0 else -1.0
     return row(
         model,
         metric,

@@ -76,7 +76,7 @@ class Params(BaseModel):
     pgd_epochs: Int = Field(40, ge=1, le=1000, description="passes over the training images (pgd)")
     batch_size: Int = Field(128, ge=8, le=16_384, description="images a step (standard, pgd)")
     learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (AdamW)")
-    train_eps: Eps = Field(0.2, gt=0, description="mean radius of the attack trained against")
+    train_eps: Eps = Field(0.15, gt=0, description="mean radius of the attack trained against")
     train_spread: Float = Field(1.0, ge=0, le=1, description="radii spread over train_eps * (1 -/+ train_spread)")
     train_steps: Int = Field(5, ge=1, le=100, description="steps of the attack trained against")
 

@@ -149,7 +149,7 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
             "measure": described(measure),
             "images": _checksum([images, labels]),
             "device": images.device.type,
-            "code": code_version(*CODE, "labkit.robustness"),
+            "code": code_version(*CODE, "labkit.robustness", "labkit.workers", _home(measure)),
         }
 
         def make(model: nn.Module = model) -> tuple[dict[str, Tensor], dict]:
@@ -171,6 +171,11 @@ def fingerprint(model: nn.Module) -> str:
     head = f"{type(model).__qualname__} {model!r} {sorted(plain.items())}"
     state = model.state_dict()
     return _checksum([state[name] for name in sorted(state)], head)
+
+
+def _home(function: Measure) -> str:
+    """The module that a function, or a partial of one, comes from."""
+    return _home(function.func) if isinstance(function, partial) else function.__module__
 
 
 def described(function: Attack | Measure) -> dict[str, Any]:

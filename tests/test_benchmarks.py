@@ -10,8 +10,10 @@ from click.testing import CliRunner
 from benchmarks import front, protocol, render, robust
 from benchmarks.protocol import against, in_turn
 from benchmarks.report import work_of
+from labkit.lab import Lab
 from labkit.networks import build
 from labkit.params import Params
+from labkit.store import Store
 from labkit.training import REGIMES
 
 CPU = torch.device("cpu")
@@ -86,7 +88,17 @@ def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():
     assert work_of(p.model_copy(update={"attack_size": 100}))["attack_steps"] < counts["attack_steps"]
 
 
-def test_a_defence_is_judged_on_images_that_it_did_not_see(tmp_path, monkeypatch):
+def test_a_defence_is_judged_on_images_that_it_did_not_see(tmp_path):
+    lab = Lab(
+        Params(dataset="digits", train_size=600, test_size=200, gmm_components=[1], robust_epochs=1), Store(tmp_path)
+    )
+    held_out, tested = (robust.judged(lab, 25, test=test) for test in (False, True))
+    assert len(held_out.unique()) == len(tested.unique()) == 25
+    assert not lab.classifiers("pgd", 0.1).members[:, held_out].any()
+    assert tested.max() < 200
+
+
+def test_the_table_of_a_defence(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path))
     small = {"dataset": "digits", "train_size": 600, "test_size": 200, "robust_epochs": 2, "robust_width": 1}
     small |= {"batch_size": 32, "train_steps": 1, "validation_share": 0.1, "gmm_components": "[1]"}

@@ -22,7 +22,7 @@ from labkit.membership.rows import others, queries
 from labkit.membership.signals import features
 from labkit.membership.turns import Audit, in_turn
 
-ENOUGH = 50_000  # examples that an attacker learns from: it has tens of numbers to learn
+ENOUGH = 20_000  # examples that an attacker learns from: it has tens of numbers to learn
 
 Learner = Callable[[], ClassifierMixin]
 

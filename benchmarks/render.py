@@ -52,8 +52,8 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "from an image, and needs fewer passes over them.",
     "mixture": "Full covariances, which the report's classifiers have, are batched matrix products over all classes at "
     "once. Diagonal ones are bound by memory: a pass over the points per step, on either side.",
-    "conformance": "Starts and squares are drawn, by each library from its own stream, so two of them differ by an "
-    "image or two where they are equally strong.",
+    "conformance": "Starts and squares are drawn, by each library from its own stream, so two of them differ by a "
+    "few images where they are equally strong.",
     "report": "An estimate from slices, not a run: the plain loops would take too long.",
     "scaling": "Linear in all three, but for what a training costs to begin with.",
 }

@@ -53,11 +53,12 @@ def against_steps(rows: Rows, eps: float) -> Figure:
         eps: the radius.
     """
     figure, ax = new_figure(width=7, height=4.2)
-    for model, radius in contenders(rows):
-        _errorbar(ax, find(rows, model=model, train_eps=radius, attack="pgd_by_steps", eps=eps), "steps", model, radius)
+    measured = find(rows, attack="pgd_by_steps", eps=eps)
+    for model, radius in contenders(measured):
+        _errorbar(ax, find(measured, model=model, train_eps=radius), "steps", model, radius)
     ax.set_xscale("log")
     ax.set_ylim(-2, 100)
-    ticks = sorted({r["steps"] for r in rows if r.get("attack") == "pgd_by_steps"})
+    ticks = sorted({r["steps"] for r in measured})
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     tidy(ax, x=f"PGD steps at eps {eps:g}", y="accuracy (%)")

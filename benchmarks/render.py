@@ -12,7 +12,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from benchmarks import front
+from benchmarks import front, reached
 from benchmarks.protocol import RESULTS
 
 BENCHMARKS = {  # by name: the function that measures, in the order of the page
@@ -101,7 +101,7 @@ def page(found: dict[str, dict]) -> str:
             parts.append(_scaling(found))
         if name == "speedrun":
             parts.append(_speedrun(found))
-    parts.append(front.section())
+    parts += [front.section(), reached.section()]
     return "\n".join(part for part in parts if part.strip()).rstrip() + "\n"
 
 

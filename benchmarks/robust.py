@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.robust pgd 0.1 --images 1000`` trains it with the full profile's settings (``--set NAME=VALUE``
 changes one) and judges on the training images that it held out, on which PGD training and TRADES also choose their
-epoch; ``--test`` judges on test images. What is trained and what is attacked is kept in the store. Minutes to hours on
-two cores.
+epoch; ``--test`` judges on test images, and puts the result into RESULTS.md. What is trained and what is attacked is
+kept in the store. Minutes to hours on two cores.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks import reached, render
 from labkit import attacks
 from labkit.bounds import certified
 from labkit.intervals import wilson
@@ -23,6 +24,8 @@ from labkit.lab import Lab
 from labkit.paramfiles import parse_assignment, read
 from labkit.params import validate
 from labkit.training import DEFENCES
+
+Interval = tuple[float, float, float]  # value, low, high
 
 FULL = Path(__file__).parent.parent / "params" / "full.yaml"
 
@@ -37,30 +40,46 @@ def judged(lab: Lab, count: int, *, test: bool) -> Tensor:
 @click.argument("defence", type=click.Choice(sorted(DEFENCES)))
 @click.argument("eps", type=float)
 @click.option("--images", default=1000, help="How many are attacked, chosen at random.")
-@click.option("--test", is_flag=True, help="Test images, not those that were held out.")
+@click.option("--test", is_flag=True, help="Test images, not those that were held out; what comes of it is kept.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
 def main(defence: str, eps: float, images: int, test: bool, changes: Sequence[str]) -> None:
     given = read(FULL) | {"seeds": 1} | dict(parse_assignment(change) for change in changes)
     lab = Lab(validate(given, "full profile and --set"))
     ensemble = lab.classifiers(defence, eps)
+    accuracy, attacked = table(lab, ensemble.model(0), eps, images, test=test)
+    pool = "test images" if test else "held-out images"
+    print(f"{defence} at {eps:g}, {ensemble.seconds[0]:.0f} s of training; attacked: {attacked:,} {pool}")
+    print("| | accuracy, % | 95 % |", "|---|---|---|", sep="\n")
+    for name, (value, low, high) in accuracy.items():
+        print(f"| {name} | {100 * value:.2f} | {100 * low:.2f} to {100 * high:.2f} |")
+    if test and reached.whole(lab.data):
+        found = {"accuracy": accuracy, "attacked": attacked, "seconds": ensemble.seconds[0], "changed": list(changes)}
+        reached.keep("robust", f"{defence} at {eps:g}", found, lab.device)
+        render.write()
+
+
+def table(lab: Lab, model: nn.Module, eps: float, images: int, *, test: bool) -> tuple[dict[str, Interval], int]:
+    """Accuracy, low and high: clean and certified on all images of the pool, after each attack on some; how many."""
     split = lab.data.test if test else lab.data.train
-    x, y = split.batch(judged(lab, images, test=test))
+    pool = judged(lab, len(split), test=test)
+    chosen = pool[:images]
+    x, y = split.batch(chosen)
     chain = {
         "FGSM": attacks.fgsm,
         "PGD-10": partial(attacks.pgd, steps=10, seed=0),
         "PGD-100": partial(attacks.pgd, steps=100, seed=0),
         **attacks.standard(lab.params.seed),
     }
-    model = ensemble.model(0)
-    proved = certified(model, x, y, eps).cpu()
-    found = lab.survive([[model]], chain, x, y, eps, standing=~proved[None])
-    left = {"clean": found.right, **{f"after {name}": found.after(name) for name in chain}, "certified": proved[None]}
-    pool = "test images" if test else "held-out images"
-    print(f"{defence} at {eps:g}, {ensemble.seconds[0]:.0f} s of training, {len(y):,} {pool}")
-    print("| | accuracy, % | 95 % |", "|---|---|---|", sep="\n")
-    for name, right in left.items():
-        low, high = wilson(int(right.sum()), len(y))
-        print(f"| {name} | {100 * right.double().mean():.2f} | {100 * low:.2f} to {100 * high:.2f} |")
+    every = split.batch(pool)
+    right, proved = attacks.correct(model, *every), certified(model, *every, eps)
+    found = lab.survive([[model]], chain, x, y, eps, standing=~proved[: len(chosen)].cpu()[None])
+    left = {"clean": right, **{name: found.after(name) for name in chain}, "certified": proved}
+    return {name: _share(stands) for name, stands in left.items()}, len(chosen)
+
+
+def _share(stands: Tensor) -> Interval:
+    count, total = int(stands.sum()), stands.numel()
+    return (count / total, *wilson(count, total))
 
 
 if __name__ == "__main__":

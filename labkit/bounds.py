@@ -112,14 +112,21 @@ def _through(layer: nn.Module, centre: Tensor, radius: Tensor, rounding: float) 
         return out, wide
     if isinstance(layer, MONOTONE):
         low, high = layer(centre - radius), layer(centre + radius)
-        # Those that compute more than a choice are a few units of rounding off themselves; none exceeds 1.
-        own = 0.0 if isinstance(layer, nn.ReLU | nn.LeakyReLU) else 8 * rounding
-        return (high + low) / 2, (high - low) / 2 + own
+        return (high + low) / 2, (high - low) / 2 + rounding * _own(layer, low, high)
     if isinstance(layer, REORDERING):
         return layer(centre), layer(radius)
     if hasattr(layer, "interval"):
         return layer.interval(centre, radius)
     raise TypeError(f"layer {layer} has no known bounds; give it a method interval(centre, radius)")
+
+
+def _own(layer: nn.Module, low: Tensor, high: Tensor) -> Tensor | float:
+    """By how many units of rounding a monotone layer is off itself: a choice by none, a product by its size."""
+    if isinstance(layer, nn.ReLU):
+        return 0.0
+    if isinstance(layer, nn.LeakyReLU):
+        return torch.maximum(low.abs(), high.abs())
+    return 8.0  # a few of 1, which neither tanh nor the sigmoid exceeds
 
 
 def _absolute(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -19,12 +19,15 @@ from labkit.attacks import Attack, correct, evaluate, pgd
 from labkit.attacks.promises import outputs
 from labkit.store import Store, code_version
 
-CODE = tuple(
-    f"labkit.attacks.{module}"
-    for module in (
-        *("ascent", "autopgd", "balls", "boundary", "ensemble", "gradient"),
-        *("hyperplane", "losses", "points", "promises", "random_search"),
-    )
+CODE = (
+    "labkit.workers",
+    *(
+        f"labkit.attacks.{module}"
+        for module in (
+            *("ascent", "autopgd", "balls", "boundary", "ensemble", "gradient"),
+            *("hyperplane", "losses", "points", "promises", "random_search"),
+        )
+    ),
 )
 STANDS = -1
 

@@ -1,0 +1,46 @@
+"""The end-to-end private network, trained with DP-SGD on all of FashionMNIST: its accuracy at a proved epsilon.
+
+``python -m benchmarks.end_to_end 3`` trains with the full profile's settings (``--set NAME=VALUE`` changes one) on the
+first 55 000 training images and judges on the last 5 000; ``--test`` trains on all 60 000, judges on the test images,
+once, with settings that are then fixed, and puts the result into RESULTS.md. Minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from benchmarks import reached, render
+from benchmarks.frontier import held_out
+from benchmarks.robust import FULL
+from labkit.intervals import student_t, wilson
+from labkit.lab import Lab
+from labkit.paramfiles import parse_assignment, read
+from labkit.params import validate
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.argument("epsilon", type=float)
+@click.option("--seeds", default=1, help="How many.")
+@click.option("--test", is_flag=True, help="Train on all images, judge on the test images, and keep the result.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
+def main(epsilon: float, seeds: int, test: bool, changes: Sequence[str]) -> None:
+    given = read(FULL) | {"seeds": seeds, "dp_epsilon": epsilon} | dict(parse_assignment(c) for c in changes)
+    lab = Lab(validate(given, "full profile, --seeds and --set"))
+    if not test:
+        lab.data = held_out(lab.data)
+    ensemble, count = lab.classifiers("dp"), len(lab.data.test)
+    right = [history[-1].test_accuracy for history in ensemble.history]
+    mean = sum(right) / seeds
+    low, high = student_t(right) if seeds > 1 else wilson(round(mean * count), count)
+    proved, taken = ensemble.recipe.guarantee(lab.params.dp_delta), sum(ensemble.seconds) / seeds
+    print(f"epsilon {proved:.3f}: {100 * mean:.2f} % ({100 * low:.2f} to {100 * high:.2f}), {taken:.0f} s a seed")
+    if test and reached.whole(lab.data):
+        found = {"epsilon": proved, "accuracy": (mean, low, high), "seeds": seeds, "seconds": taken}
+        reached.keep("private", f"end to end, {proved:.0f}", found, lab.device)
+        render.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What recipes reach when they are trained on all images and judged on test images: kept, and as tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from benchmarks.protocol import RESULTS
+from labkit.data import Dataset
+from labkit.device import hardware_name
+from labkit.store import write_whole
+
+PATH = RESULTS / "reached.json"
+ATTACKS = ("FGSM", "PGD-10", "PGD-100", "square")  # columns of the page; after the last one AutoAttack is through
+
+HEAD = """## what recipes reach
+
+Trained on 57 000 images (defences, whose epoch is chosen on the other 3 000) or on all 60 000 (private models), and
+judged once, on test images; 95 % intervals in brackets, over images or, where there are several, over seeds. Robust
+accuracy is what is left after the attack and those to its left, in float32; the attacked images are drawn at random.
+Settings other than the full profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`,
+`benchmarks.end_to_end`.
+"""
+
+
+def whole(data: Dataset) -> bool:
+    """Whether it is all of FashionMNIST."""
+    return data.name == "fashion_mnist" and len(data.train) == 60_000 and len(data.test) == 10_000
+
+
+def keep(kind: str, name: str, facts: Mapping[str, Any], device: torch.device) -> None:
+    """Put what was found among the others of its kind, in the place of its last."""
+    known = json.loads(PATH.read_text()) if PATH.exists() else {}
+    at = {"hardware": hardware_name(device), "torch": torch.__version__}
+    known.setdefault(kind, {})[name] = {**facts, **at, "measured": time.strftime("%Y-%m-%d", time.gmtime())}
+    write_whole(PATH, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
+
+
+def section() -> str:
+    """The part of RESULTS.md on what was kept; empty where nothing was."""
+    known = json.loads(PATH.read_text()) if PATH.exists() else {}
+    parts = [HEAD] if known else []
+    if "robust" in known:
+        names = ("clean", *ATTACKS[:-1], "AutoAttack", "certified")
+        parts.append(f"| defence | {' | '.join(names)} | attacked | training, s | settings |\n|---{'|---:' * 8}|---|\n")
+        for name, found in sorted(known["robust"].items()):
+            cells = [shown(*found["accuracy"][column]) for column in ("clean", *ATTACKS, "certified")]
+            said = f"{found['attacked']:,} | {found['seconds']:,.0f} | {', '.join(found['changed']) or 'as in full'}"
+            parts.append(f"| {name} | {' | '.join(cells)} | {said} |\n")
+    if "private" in known:
+        parts.append(
+            "\n| private classifier | epsilon, proved | accuracy | seeds | training, s |\n|---|---:|---:|---:|---:|\n"
+        )
+        for name, found in sorted(known["private"].items()):
+            said = f"{found['epsilon']:.3f} | {shown(*found['accuracy'])} | {found['seeds']} | {found['seconds']:,.0f}"
+            parts.append(f"| {name} | {said} |\n")
+    at = sorted({f"{f['hardware']}, torch {f['torch']}, {f['measured']}" for by in known.values() for f in by.values()})
+    return "".join([*parts, "\n", "; ".join(at), ".\n"]) if known else ""
+
+
+def shown(value: float, low: float, high: float) -> str:
+    """In per cent, with its interval."""
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"

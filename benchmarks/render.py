@@ -54,6 +54,9 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "once. Diagonal ones are bound by memory: a pass over the points per step, on either side.",
     "conformance": "Starts and squares are drawn, by each library from its own stream, so two of them differ by a "
     "few images where they are equally strong.",
+    "ways": "On a CPU a core a model wins, or is level where a step is long: cores that share a small step wait for "
+    "one another. Stacking, which saves launches on a GPU, turns convolutions into products that fit the caches worse, "
+    "and compiling takes longer than it saves.",
     "report": "An estimate from slices, not a run: the plain loops would take too long.",
     "scaling": "Linear in all three, but for what a training costs to begin with.",
 }

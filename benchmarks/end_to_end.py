@@ -31,7 +31,7 @@ def main(epsilon: float, seeds: int, test: bool, changes: Sequence[str]) -> None
     if not test:
         lab.data = held_out(lab.data)
     ensemble, count = lab.classifiers("dp"), len(lab.data.test)
-    right = [history[-1].test_accuracy for history in ensemble.history]
+    right = [history[-1].test_accuracy for history in ensemble.histories]
     mean = sum(right) / seeds
     low, high = student_t(right) if seeds > 1 else wilson(round(mean * count), count)
     proved, taken = ensemble.recipe.guarantee(lab.params.dp_delta), sum(ensemble.seconds) / seeds

@@ -171,7 +171,7 @@ class Lab:
                     seed=device.derive(self.params.seed, purpose),
                     store=self.store,
                     device=self.device,
-                    network=partial(build, width=recipe.width, activation=recipe.activation),
+                    network=partial(build, width=recipe.width, hidden=recipe.hidden, activation=recipe.activation),
                     tick=tick,
                     **watched,
                 )

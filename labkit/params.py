@@ -90,7 +90,9 @@ class Params(BaseModel):
     fgsm_eps: Eps = Field(0.3, gt=0, description="radius of FGSM training, which is there to fail")
     robust_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (defences)")
     robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
-    robust_width: Int = Field(1, ge=1, le=4, description="width of the defences' network, in widths of the others'")
+    robust_width: Float = Field(1.0, ge=0.25, le=4, description="channels of the defences' network; the others': 1")
+    robust_hidden: Int = Field(512, ge=16, le=4096, description="units of their first linear layer; the others': 128")
+    robust_mirror: bool = Field(True, strict=True, description="defences see images mirrored half of the time")
     robust_average: Float = Field(
         0.0, ge=0, lt=1, description="what a step leaves of the average of parameters that is kept; 0: no average"
     )

@@ -212,12 +212,15 @@ def test_private_adversarial_training_is_proved_as_private_training_is():
 
 @pytest.mark.parametrize("regime", DEFENCES)
 def test_the_lab_trains_a_defence_at_a_radius(regime, tmp_path):
-    lab = Lab(small(robust_width=2), Store(tmp_path))
+    lab = Lab(small(robust_width=2, robust_hidden=24, robust_mirror=False), Store(tmp_path))
     found = lab.classifiers(regime, eps=0.2)
     assert lab.classifiers(regime, eps=0.2) is found
     assert not (found.members & lab.validation).any()
     assert lab.validation.sum() == 15
     assert found.recipe.regime == regime
+    if regime in ("pgd", "trades", "ibp"):  # the others have a network of their own
+        assert found.recipe.mirror is False
+        assert [found.states[0][f"head.{layer}.weight"].shape for layer in (0, 2)] == [(24, 16 * 128), (10, 24)]
     assert lab.facts(found)["train_eps"] == 0.2
     assert ("epsilon" in lab.facts(found)) == (regime == "dp_pgd")
     assert all(0 <= p.validation_robust <= p.validation_accuracy <= 1 for p in found.histories[0])

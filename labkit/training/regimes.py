@@ -31,7 +31,7 @@ class Recipe:
         average: what is watched and kept is an exponential moving average of the parameters that loses 1 - ``average``
             of its past at a step; 0: the parameters themselves.
         keep: the ``last`` state, or the ``best`` by robust accuracy on validation images after each epoch.
-        width, activation: of the network; see :func:`labkit.networks.build`.
+        width, hidden, activation: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
             constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
     """
@@ -47,6 +47,7 @@ class Recipe:
     average: float = 0.0
     keep: Literal["last", "best"] = "last"
     width: float = 1
+    hidden: int = 128
     activation: str = "relu"
 
     @property
@@ -97,6 +98,7 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
         optimiser="sgd",
         sample_rate=batch / members,
         width=0.5,
+        hidden=64,
         activation="tanh",
     )
     noise = noise_multiplier(p.dp_epsilon, unruled.sample_rate, unruled.steps(members), p.dp_delta)
@@ -114,10 +116,11 @@ def _robust(p: Params, members: int, regime: str, rule: Rule) -> Recipe:
         p.robust_epochs,
         min(p.batch_size, members),
         p.robust_learning_rate,
-        mirror=True,
+        mirror=p.robust_mirror,
         average=p.robust_average,
         keep="best" if p.validation_share else "last",
         width=p.robust_width,
+        hidden=p.robust_hidden,
     )
 
 
@@ -137,14 +140,20 @@ def fgsm(p: Params, members: int, eps: float) -> Recipe:
     The last state is kept, whatever has become of it; its network is the small one.
     """
     recipe = _robust(p, members, "fgsm", Adversarial(Mean(), eps, steps=1))
-    return replace(recipe, keep="last", average=0.0, width=1)
+    return replace(recipe, keep="last", average=0.0, width=1, hidden=128)
 
 
 def ibp(p: Params, members: int, eps: float) -> Recipe:
     """Interval bound propagation (Gowal et al. 2018): robust accuracy that can be proved."""
-    rule = Interval(eps, p.ibp_kappa)
     return Recipe(
-        "ibp", rule, p.ibp_epochs, min(p.batch_size, members), p.ibp_learning_rate, mirror=True, width=p.robust_width
+        "ibp",
+        Interval(eps, p.ibp_kappa),
+        p.ibp_epochs,
+        min(p.batch_size, members),
+        p.ibp_learning_rate,
+        mirror=p.robust_mirror,
+        width=p.robust_width,
+        hidden=p.robust_hidden,
     )
 
 

@@ -40,12 +40,14 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
         bool [N].
 
     Raises:
-        TypeError: a layer whose bounds are not known.
+        TypeError: a layer whose bounds are not known, or a last one that is not linear.
         ValueError: eps out of range.
     """
     if not 0 <= eps <= 1:
         raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
     layers = passed(deepcopy(model).double().eval())
+    if not isinstance(layers[-1], nn.Linear):
+        raise TypeError(f"the last layer is {layers[-1]}: it must be nn.Linear; give the model a method layers()")
 
     def proved(part: slice) -> Tensor:
         with torch.no_grad():  # a thread's own state
@@ -58,7 +60,7 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
 
 def passed(model: nn.Module) -> list[nn.Module]:
     """The layers of a model, in the order in which images pass through them."""
-    if isinstance(model, nn.Sequential):
+    if type(model).forward is nn.Sequential.forward:
         return [layer for part in model for layer in passed(part)]
     return [inner for layer in model.layers() for inner in passed(layer)] if hasattr(model, "layers") else [model]
 
@@ -102,7 +104,7 @@ def worst_logits(
 
 def _through(layer: nn.Module, centre: Tensor, radius: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
     """Centre and radius of what comes out of a layer where inputs lie within ``radius`` of ``centre``."""
-    if isinstance(layer, nn.Linear | nn.Conv2d):
+    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros"):
         weight = layer.weight.abs()
         out, wide = layer(centre), _absolute(layer, radius, weight, None)
         if rounding:
@@ -110,7 +112,7 @@ def _through(layer: nn.Module, centre: Tensor, radius: Tensor, rounding: float) 
             size = _absolute(layer, centre.abs() + radius, weight, bias)
             wide = wide + _most(weight[0].numel(), rounding) * size
         return out, wide
-    if isinstance(layer, MONOTONE):
+    if isinstance(layer, MONOTONE) and getattr(layer, "negative_slope", 0.0) >= 0:
         low, high = layer(centre - radius), layer(centre + radius)
         return (high + low) / 2, (high - low) / 2 + rounding * _own(layer, low, high)
     if isinstance(layer, REORDERING):

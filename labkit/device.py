@@ -62,12 +62,16 @@ def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> 
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
 
 
-def training_precision(device: torch.device) -> AbstractContextManager:
-    """bf16 autocast where the hardware multiplies bf16 natively; elsewhere float32.
-
-    For training only: what is reported about a model is computed in float32.
-    """
+def training_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies bf16 natively; elsewhere float32."""
     if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_bf16_supported() else nullcontext()
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.autocast("cpu", torch.bfloat16) if native else nullcontext()
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if native else torch.float32
+
+
+def training_precision(device: torch.device) -> AbstractContextManager:
+    """Autocast to :func:`training_dtype`. For training only: what is reported about a model is computed in float32."""
+    dtype = training_dtype(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

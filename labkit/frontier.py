@@ -19,7 +19,13 @@ from labkit.store import Store, code_version
 from labkit.training.accounting import composed, noise_beside
 from labkit.training.linear import Head, head_logits, private_mean, train_heads
 
-CODE = tuple(f"labkit.{m}" for m in ("data", "features", "frontier", "scattering", "training.linear", "workers"))
+CODE = tuple(
+    f"labkit.{module}"
+    for module in (
+        *("data", "device", "features", "frontier", "scattering"),
+        *("training.accounting", "training.linear", "workers"),
+    )
+)
 
 TRANSFORM, GROUPS = Scattering(), 27
 # Of the mean that is taken away; the bound is no row's limit but every row's: see labkit.features.described.

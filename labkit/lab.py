@@ -119,7 +119,8 @@ class Lab:
     def validation(self) -> Tensor:
         """Training images that defences hold out: bool [N], a share ``validation_share`` of them."""
         held_out = torch.zeros(len(self.data.train), dtype=torch.bool)
-        size = round(self.params.validation_share * len(held_out))
+        share = self.params.validation_share
+        size = max(round(share * len(held_out)), share > 0)
         held_out[torch.randperm(len(held_out), generator=self.generator("validation"))[:size]] = True
         return held_out
 

@@ -1,7 +1,7 @@
 """From outcomes to rows: each measurement with the interval that fits it.
 
-One model: the interval is over examples. Several models: it is over models (Student t), so it covers the
-randomness of training too.
+One model: the interval is over examples, for this very model. Several models: it is over models (Student t), for these
+very images: how much another training would differ, not how much another test set would.
 """
 
 from __future__ import annotations

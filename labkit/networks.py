@@ -84,7 +84,7 @@ class CompactCNN(nn.Module):
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def build(seed: int, width: float = 1, hidden: int = 128, activation: str = "relu") -> CompactCNN:
+def build(seed: int, *, width: float = 1, hidden: int = 128, activation: str = "relu") -> CompactCNN:
     """A fresh classifier whose weights depend on ``seed`` alone; the global random state is left alone.
 
     Args:

@@ -90,8 +90,8 @@ class Params(BaseModel):
     fgsm_eps: Eps = Field(0.3, gt=0, description="radius of FGSM training, which is there to fail")
     robust_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (defences)")
     robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
-    robust_width: Float = Field(1.0, ge=0.25, le=4, description="channels of the defences' network; the others': 1")
-    robust_hidden: Int = Field(512, ge=16, le=4096, description="units of their first linear layer; the others': 128")
+    robust_width: Float = Field(1.0, ge=0.25, le=4, description="channels of the defences' network, in the default's")
+    robust_hidden: Int = Field(512, ge=16, le=4096, description="units of their first linear layer; the default's: 128")
     robust_mirror: bool = Field(True, strict=True, description="defences see images mirrored half of the time")
     robust_average: Float = Field(
         0.0, ge=0, lt=1, description="what a step leaves of the average of parameters that is kept; 0: no average"
@@ -192,6 +192,8 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
     radii = given.get("robust_eps")
     if isinstance(radii, list) and 0 in radii:
         problems.append("robust_eps: a radius of 0 is no defence; leave it out")
+    if 0 in (given.get("autoattack_eps") or []):
+        problems.append("autoattack_eps: a radius of 0 is no attack; leave it out")
     if delta and delta >= 1 / train_size:
         problems.append(
             f"dp_delta: {delta:g} is not below 1/train_size = {1 / train_size:.2g}, "

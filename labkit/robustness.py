@@ -20,7 +20,7 @@ from labkit.attacks.promises import outputs
 from labkit.store import Store, code_version
 
 CODE = (
-    "labkit.workers",
+    *("labkit.device", "labkit.workers"),
     *(
         f"labkit.attacks.{module}"
         for module in (
@@ -118,7 +118,7 @@ def _one(
         "images": _checksum([images, labels, chosen]),
         "eps": eps,
         "device": images.device.type,
-        "code": code_version(*CODE),
+        "code": code_version(*CODE, *sorted({_home(attack) for attack in attacks.values()})),
     }
 
     def make() -> tuple[dict[str, Tensor], dict]:
@@ -152,7 +152,7 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
             "measure": described(measure),
             "images": _checksum([images, labels]),
             "device": images.device.type,
-            "code": code_version(*CODE, "labkit.robustness", "labkit.workers", _home(measure)),
+            "code": code_version(*CODE, "labkit.robustness", _home(measure)),
         }
 
         def make(model: nn.Module = model) -> tuple[dict[str, Tensor], dict]:
@@ -176,16 +176,24 @@ def fingerprint(model: nn.Module) -> str:
     return _checksum([state[name] for name in sorted(state)], head)
 
 
-def _home(function: Measure) -> str:
+def _home(function: Attack | Measure) -> str:
     """The module that a function, or a partial of one, comes from."""
     return _home(function.func) if isinstance(function, partial) else function.__module__
 
 
 def described(function: Attack | Measure) -> dict[str, Any]:
-    """An attack's, or a measure's, name and settings."""
+    """An attack's, or a measure's, name and settings.
+
+    Raises:
+        ValueError: a function without a name of its own, or settings without theirs: another could be taken for it.
+    """
     settings: dict[str, Any] = {}
     while isinstance(function, partial):
+        if function.args:
+            raise ValueError(f"{function}: name its settings, {function.args} is part of the store's key")
         function, settings = function.func, {**function.keywords, **settings}
+    if "<" in function.__qualname__ or function.__module__ == "__main__":
+        raise ValueError(f"{function}: put it into a module, under a name; its source is part of the store's key")
     return {"function": f"{function.__module__}.{function.__qualname__}", **settings}
 
 

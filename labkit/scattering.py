@@ -50,13 +50,6 @@ class Scattering:
         twice = [(a, b) for a in waves for b in waves if b[0] > a[0]] if self.order == 2 else []
         return [(), *once, *twice]
 
-    @property
-    def mirrored(self) -> list[int]:
-        """The channel that a mirrored image's channel is the mirror of: angles change their sign."""
-        place = {path: channel for channel, path in enumerate(self.paths)}
-        turned = [tuple((j, -angle % self.orientations) for j, angle in path) for path in self.paths]
-        return [place[path] for path in turned]
-
     def __call__(self, images: Tensor) -> Tensor:
         """Coefficients [N, K, size / 2^J, size / 2^J] of images [N, 1, size, size], in their dtype, K paths.
 

@@ -52,8 +52,8 @@ def _started_in() -> str:
 
 @cache
 def code_version(*modules: str) -> str:
-    """Checksum of the source of the named modules: their results are stale when it changes."""
-    digest = hashlib.sha256()
+    """Checksum of the source of the named modules, and of torch's version: results are stale when it changes."""
+    digest = hashlib.sha256(torch.__version__.encode())
     for name in modules:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:

@@ -1,5 +1,6 @@
 """Attacks against a five-line reference, a linear model's exact worst case, and their promises."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 import labkit.attacks.ascent
 import labkit.training
-from labkit.attacks import ascend, correct, fgsm, input_gradient, pgd, withstand
+from labkit.attacks import ascend, correct, evaluate, fgsm, input_gradient, pgd, withstand
 from labkit.training.ensemble import CODE
 
 
@@ -175,6 +176,10 @@ def test_empty_batch():
         ({"images": images(4) * float("nan")}, "not within"),
         ({"images": (images(4) * 255).to(torch.uint8)}, "divide bytes by 255"),
         ({"labels": torch.arange(3)}, "one label an image"),
+        ({"labels": torch.arange(4)[:, None]}, "one label an image"),
+        ({"labels": torch.arange(4).int()}, "labels.long"),
+        ({"labels": torch.tensor([0, 1, 2, -100])}, "counted from 0"),
+        ({"labels": torch.zeros(4, dtype=torch.long, device="meta")}, "move one"),
         ({"eps": 8}, "divide by 255"),
         ({"eps": -0.1}, "must lie in"),
         ({"eps": float("nan")}, "must lie in"),
@@ -187,6 +192,20 @@ def test_bad_input_is_named(change, message):
     call = {"images": images(4), "labels": torch.arange(4), "eps": 0.1, "steps": 2} | change
     with pytest.raises(ValueError, match=message):
         pgd(small_cnn(), call.pop("images"), call.pop("labels"), call.pop("eps"), **call)
+
+
+def test_accuracy_is_not_broadcast():
+    with pytest.raises(ValueError, match="one label an image"):
+        correct(small_cnn(), images(4), torch.arange(4)[:, None])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_evaluation_judges_in_the_images_own_format(dtype):
+    model, x = Linear(1).to(dtype), images().to(dtype)
+    y = model(x).argmax(1)
+    found = evaluate(model, x, y, {"pgd": partial(pgd, steps=5)}, 0.1)
+    assert found.images.dtype == dtype
+    assert found.fell["pgd"].sum() > 0
 
 
 def test_what_training_uses_of_the_attacks_is_part_of_a_stored_models_key():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from labkit.attacks import correct, withstand
-from labkit.bounds import certified, passed, worst_logits
+from labkit.bounds import FLOAT32, _through, certified, passed, worst_logits
 from labkit.data import Dataset, Split
 from labkit.networks import build
 from labkit.training import Interval, Recipe
@@ -116,13 +116,38 @@ def test_what_float32_rounds_away_is_not_certified():
     assert not certified(model.float(), x, y, 0.0)
 
 
-@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.GELU(), nn.BatchNorm2d(1)])
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.MaxPool2d(2), nn.GELU(), nn.BatchNorm2d(1), nn.LeakyReLU(-0.1), Doubled(nn.Identity())),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
+    ],
+)
 def test_layers_without_known_bounds_are_refused(layer):
     model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(10))
     x = torch.rand(2, 1, 28, 28)
     model(x)
     with pytest.raises(TypeError, match="no known bounds"):
         certified(model, x, torch.zeros(2, dtype=torch.long), 0.1)
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Conv2d(1, 10, 28)])
+def test_the_last_layer_must_be_linear(last):
+    with pytest.raises(TypeError, match=r"must be nn\.Linear"):
+        certified(nn.Sequential(last), torch.rand(2, 1, 28, 28), torch.zeros(2, dtype=torch.long), 0.1)
+
+
+def test_a_leaky_slope_s_rounding_is_covered():
+    layer, x = nn.LeakyReLU(0.1), torch.tensor([[-1.5, 2.0]], dtype=torch.float64)
+    _, exact = _through(layer, x, torch.zeros_like(x), 0.0)
+    _, widened = _through(layer, x, torch.zeros_like(x), FLOAT32)
+    assert (exact == 0).all()
+    assert torch.equal(widened, FLOAT32 * layer(x).abs())
 
 
 def test_a_radius_in_grey_levels_is_refused():

@@ -110,6 +110,8 @@ def test_one_run_refuses():
         one_run([1.0, math.nan], [True, False], DELTA)
     with pytest.raises(ValueError, match="need two of one length"):
         one_run([1.0, 2.0], [True], DELTA)
+    with pytest.raises(ValueError, match="at least 2"):
+        one_run([1.0], [True], DELTA)
     with pytest.raises(ValueError, match="need 0 <= right"):
         p_value(3, 2, 10, 1.0, DELTA)
 
@@ -182,12 +184,14 @@ def test_the_sandwich_marks_what_breaks_its_claim():
     from labkit.plots.style import COLOURS
 
     claims = {"dp": 8.0, "broken": 3.0}
-    rows = [{"model": model, "metric": "epsilon", "value": value} for model, value in claims.items()]
+    rows = [{"model": model, "metric": "epsilon", "value": value, "delta": 1e-6} for model, value in claims.items()]
     rows += [
         {"model": model, "metric": "epsilon_lower_bound", "attack": "white box", "value": value}
         for model, value in (("dp", 3.1), ("broken", 6.9))
     ]
-    drawn = {tuple(line.get_xdata()): line.get_color() for line in sandwich(rows).axes[0].lines}
+    axes = sandwich(rows).axes[0]
+    assert "1e-06" in axes.get_xlabel()
+    drawn = {tuple(line.get_xdata()): line.get_color() for line in axes.lines}
     assert drawn[0, 3.1] == COLOURS["dp"]
     assert drawn[0, 6.9] == COLOURS["pgd"]
     assert (8.0, 8.0) in drawn
@@ -196,10 +200,12 @@ def test_the_sandwich_marks_what_breaks_its_claim():
 def test_the_frontier_is_drawn_in_order_of_epsilon():
     from labkit.plots.privacy import frontier
 
+    kind = {"model": "scattering", "metric": "accuracy", "delta": 1e-6}
     rows = [
-        {"model": "scattering", "metric": "accuracy", "epsilon": e, "value": v, "low": v - 0.01, "high": v + 0.01}
-        for e, v in ((8.0, 0.91), (1.0, 0.88))
+        {**kind, "epsilon": e, "value": v, "low": v - 0.01, "high": v + 0.01} for e, v in ((8.0, 0.91), (1.0, 0.88))
     ]
-    line = frontier(rows, [("published", 3.0, 0.897)]).axes[0].lines[0]
+    axes = frontier(rows, [("published", 3.0, 0.897)]).axes[0]
+    assert "1e-06" in axes.get_xlabel()
+    line = axes.lines[0]
     assert line.get_xdata().tolist() == [1.0, 8.0]
     assert line.get_ydata().tolist() == [0.88, 0.91]

@@ -148,7 +148,7 @@ def test_the_loop_tells_each_model_its_age():
 # What is kept
 
 
-ROBUST = Recipe("pgd", Adversarial(Mean(), 0.1, 2), 4, 16, 3e-3, keep="best")
+ROBUST = Recipe("pgd", Adversarial(Mean(), 0.1, 2), 4, 16, 3e-3, keep="best", eps=0.1)
 
 
 def test_the_best_checkpoint_is_kept_and_the_first_of_equals(monkeypatch):
@@ -208,6 +208,7 @@ def test_private_adversarial_training_is_proved_as_private_training_is():
     assert both.eps == 0.1
     assert private.eps is None
     assert REGIMES["pgd"](p, 200, 1).eps is None  # radii are spread
+    assert REGIMES["pgd"](small(train_spread=0), 200, 1).eps is None  # and a regime is no defence if they are not
 
 
 @pytest.mark.parametrize("regime", DEFENCES)
@@ -235,6 +236,12 @@ def test_without_validation_the_last_state_is_kept(tmp_path):
     assert found.members.all()
     assert found.recipe.keep == "last"
     assert found.histories[0][-1].validation_robust is None
+
+
+def test_a_small_share_holds_out_an_image_at_least(tmp_path):
+    lab = Lab(small(validation_share=0.001), Store(tmp_path))
+    assert lab.validation.sum() == 1
+    assert len(lab.classifiers("pgd", eps=0.1).states) == 1
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     # contradictions
     "descending radii": ("attack_eps: [0.2, 0.1]", ["attack_eps: [0.2, 0.1] must ascend"]),
     "descending defences": ("robust_eps: [0.2, 0.1]", ["robust_eps: [0.2, 0.1] must ascend"]),
+    "an attack of no radius": ("autoattack_eps: [0, 0.1]", ["autoattack_eps: a radius of 0 is no attack"]),
     "a defence against nothing": ("robust_eps: [0, 0.1]", ["robust_eps: a radius of 0 is no defence"]),
     "all held out": ("validation_share: 0.7", ["validation_share: 0.7 given", "less than or equal to 0.5"]),
     "repeated candidates": ("gmm_components: [2, 2]", ["gmm_components: [2, 2] must ascend, without repeats"]),

@@ -127,6 +127,12 @@ def test_described_says_function_and_settings():
     assert described(partial(inner, seed=2)) == {"function": "labkit.attacks.gradient.pgd", "steps": 5, "seed": 2}
 
 
+@pytest.mark.parametrize("nameless", [lambda model, x, y, eps: x, partial(attacks.pgd, None)])
+def test_what_another_could_be_taken_for_is_not_kept(nameless):
+    with pytest.raises(ValueError, match="store's key"):
+        described(nameless)
+
+
 # The CVAE as a classifier
 
 

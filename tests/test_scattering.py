@@ -98,14 +98,6 @@ def test_deformations_move_coefficients_in_proportion():
     assert moved[0.04] < 0.7 * (bent(0.04) - plain).norm().item()
 
 
-def test_mirrored_channels():
-    transform = Scattering()
-    images = torch.rand(4, 1, 28, 28, generator=gen(), dtype=torch.float64)
-    mirrored = transform(images.flip(3))
-    torch.testing.assert_close(mirrored, transform(images)[:, transform.mirrored].flip(3), rtol=0, atol=2e-3)
-    assert [transform.mirrored[k] for k in transform.mirrored] == list(range(81))
-
-
 def test_order_one_by_the_definition():
     """|x * psi| * phi by direct sums, on the reflected image taken as periodic."""
     image = torch.rand(1, 1, 28, 28, generator=gen(), dtype=torch.float64)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from labkit.attacks.ascent import slope
 from labkit.attacks.balls import Ball, around
 from labkit.attacks.losses import Loss, named, targeted_dlr, targeted_margin
-from labkit.attacks.points import Points
+from labkit.attacks.points import Points, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode, outputs, rivals
 from labkit.workers import spread
 
@@ -187,8 +187,8 @@ def _climb(
         of.rises = of.rises + (value > of.value)
         of.value = value
         better = value > of.top_value
-        of.top = _where(better, of.x, of.top)
-        of.top_gradient = _where(better, of.gradient, of.top_gradient)
+        of.top = where(better, of.x, of.top)
+        of.top_gradient = where(better, of.gradient, of.top_gradient)
         of.top_value = torch.maximum(value, of.top_value)
         fallen = of.stands & (logits.argmax(1) != of.labels)
         of.stands = of.stands & ~fallen
@@ -214,20 +214,15 @@ def _check_progress(of: _Climb, steps: int) -> None:
     few = of.rises < RHO * steps
     idle = ~of.halved & (of.top_value == of.top_then)
     of.halved = few | idle
-    of.size = _where(of.halved, of.size / 2, of.size)
-    of.x = _where(of.halved, of.top, of.x)
-    of.gradient = _where(of.halved, of.top_gradient, of.gradient)
+    of.size = where(of.halved, of.size / 2, of.size)
+    of.x = where(of.halved, of.top, of.x)
+    of.gradient = where(of.halved, of.top_gradient, of.gradient)
     of.value = torch.where(of.halved, of.top_value, of.value)
     of.rises, of.top_then = torch.zeros_like(of.rises), of.top_value
 
 
 def _told(loss: Loss, classes: Tensor, logits: Tensor) -> Tensor:
     return loss(logits, *classes.unbind(1))
-
-
-def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Row by row."""
-    return torch.where(chosen.view(-1, *[1] * (no.ndim - 1)), yes, no)
 
 
 def _check(images: Tensor, labels: Tensor, eps: float, norm: str, **counts: int) -> None:

@@ -12,7 +12,7 @@ from labkit.attacks.ascent import slope
 from labkit.attacks.balls import Linf
 from labkit.attacks.hyperplane import onto_hyperplane
 from labkit.attacks.losses import targeted_margin
-from labkit.attacks.points import Points
+from labkit.attacks.points import Points, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode, rivals
 from labkit.workers import spread
 
@@ -127,8 +127,8 @@ def _walk(model: nn.Module, of: _Walk, steps: int, enough: float) -> tuple[Tenso
         length = Linf.length(x - of.images)
         closer = crossed & (length < of.distance) & of.stands  # one that is done stays as it is, whoever is beside it
         of.distance = torch.where(closer, length, of.distance)
-        of.nearest = _where(closer, x, of.nearest)
-        of.x = _where(crossed, of.images + BETA * (x - of.images), x)
+        of.nearest = where(closer, x, of.nearest)
+        of.x = where(crossed, of.images + BETA * (x - of.images), x)
         of.stands = of.distance > enough
         nearest[of.row], distance[of.row] = of.nearest, of.distance
     return nearest, distance
@@ -153,10 +153,5 @@ def _search(model: nn.Module, images: Tensor, labels: Tensor, beyond: Tensor) ->
         middle = (within + beyond) / 2
         with torch.no_grad():
             crossed = model(middle).argmax(1) != labels
-        within, beyond = _where(crossed, within, middle), _where(crossed, middle, beyond)
+        within, beyond = where(crossed, within, middle), where(crossed, middle, beyond)
     return beyond, Linf.length(beyond - images)
-
-
-def _where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Row by row."""
-    return torch.where(chosen.view(-1, *[1] * (no.ndim - 1)), yes, no)

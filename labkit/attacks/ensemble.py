@@ -20,7 +20,7 @@ from labkit.device import derive
 
 Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # (model, images, labels, eps) -> images
 
-ROUNDING = 1e-6  # how far beyond ball and box an image may lie
+ROUNDING = 1e-6  # how far beyond ball and box an image may lie, in float32; farther in a coarser format
 
 
 def standard(seed: int = 0) -> dict[str, Attack]:
@@ -106,7 +106,7 @@ def evaluate(
             raise ValueError(f"{name} made {list(x.shape)} of images {list(images[rows].shape)}: need the same shape")
         x = x.to(images)
         excess = max((ball.length(x - images[rows]) - eps).max().item(), x.max().item() - 1, -x.min().item())
-        if not excess <= ROUNDING:  # also true for NaN
+        if not excess <= max(ROUNDING, 4 * torch.finfo(images.dtype).eps * max(1.0, eps)):  # also true for NaN
             raise ValueError(
                 f"{name} went {excess:.3g} beyond the ball of radius {eps} or the box [0, 1]; clip what it returns"
             )

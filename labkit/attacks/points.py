@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 ROUND = 8  # a batch shrinks to multiples of this: a kernel is prepared anew for every size that it meets
@@ -35,3 +36,8 @@ class Points:
             return self
         rows = self.stands.int().argsort(descending=True, stable=True)[:size]
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+def where(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Row by row: of ``yes`` where ``chosen`` [n] says so, else of ``no``; both [n, ...]."""
+    return torch.where(chosen.view(-1, *[1] * (no.ndim - 1)), yes, no)

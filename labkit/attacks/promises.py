@@ -41,7 +41,12 @@ def outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Which images [N, ...] the model classifies as their labels [N] say: bool [N], in eval mode."""
+    """Which images [N, ...] the model classifies as their labels [N] say: bool [N], in eval mode.
+
+    Raises:
+        ValueError: labels that do not fit.
+    """
+    check_labels(images, labels)
     if not len(images):
         return labels.new_empty(0, dtype=torch.bool)
     return outputs(model, images).argmax(1) == labels
@@ -71,8 +76,7 @@ def check(images: Tensor, labels: Tensor, eps: float, norm: str = "linf") -> Non
         raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
     if not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"eps = {eps} must be finite and not negative: it is the radius of a ball")
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels: need one label an image")
+    check_labels(images, labels)
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}: need floating point in [0, 1]; divide bytes by 255")
     if len(images) and not (images.min() >= 0 and images.max() <= 1):  # also false for NaN
@@ -80,6 +84,18 @@ def check(images: Tensor, labels: Tensor, eps: float, norm: str = "linf") -> Non
             f"images reach from {images.min():.3g} to {images.max():.3g}, not within [0, 1]; "
             "put normalisation inside the model and pass pixels"
         )
+
+
+def check_labels(images: Tensor, labels: Tensor) -> None:
+    """Raises ValueError where labels are not one class an image."""
+    if labels.shape != (len(images),):
+        raise ValueError(f"{len(images)} images but labels {list(labels.shape)}: need one label an image, [N]")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels are {labels.dtype}: need int64; labels.long() makes them so")
+    if labels.device != images.device:
+        raise ValueError(f"images are on {images.device}, labels on {labels.device}: move one of them")
+    if len(labels) and labels.min() < 0:
+        raise ValueError(f"a label is {labels.min()}: classes are counted from 0; leave images without a class out")
 
 
 def check_counts(**counts: int) -> None:

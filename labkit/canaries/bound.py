@@ -119,15 +119,15 @@ def one_run(
         ValueError: shapes that differ, or NaN among the scores.
     """
     s, coins = np.asarray(scores, dtype=float), np.asarray(inserted, dtype=bool)
-    if s.ndim != 1 or s.shape != coins.shape or np.isnan(s).any():
+    if s.ndim != 1 or s.shape != coins.shape or len(s) < 2 or np.isnan(s).any():
         raise ValueError(
-            f"scores {s.shape}, inserted {coins.shape}: need two of one length, and no NaN among the scores"
+            f"scores {s.shape}, inserted {coins.shape}: need two of one length, at least 2, and no NaN among the scores"
         )
     order = np.argsort(-s, kind="stable")
     each = 1 - (1 - level) / len(shares)
     found = []
     for share in shares:
-        half = max(1, int(share * len(s) / 2))
+        half = max(1, int(share * len(s) / 2))  # of two canaries or more
         right = int(coins[order[:half]].sum() + (~coins[order[-half:]]).sum())
         found.append(bound(right, 2 * half, len(s), delta, level=each))
     return replace(max(found, key=lambda one: one.epsilon), level=level)

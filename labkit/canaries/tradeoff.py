@@ -83,9 +83,9 @@ def _largest(refutes: Callable[[float], bool]) -> float:
     if not refutes(low):
         return 0.0
     while refutes(high):
-        low, high = high, 2 * high
-        if high > MOST:
+        if high == MOST:
             return MOST
+        low, high = high, min(2 * high, MOST)
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (middle, high) if refutes(middle) else (low, middle)

@@ -28,7 +28,10 @@ class ElboLogits(nn.Module):
     def __init__(self, model: CVAE, samples: int = 1, seed: int = 0, temperature: float = 1.0):
         super().__init__()
         self.model, self.temperature = model, temperature
-        self.register_buffer("noise", torch.randn(samples, model.latent, generator=generator(seed, "elbo")))  # [S, D]
+        noise = torch.randn(
+            samples, model.latent, generator=generator(seed, "elbo")
+        )  # [S, D], drawn on the CPU anywhere
+        self.register_buffer("noise", noise.to(next(model.parameters()).device))
 
     def bounds(self, images: Tensor) -> Tensor:
         """The ELBO under each class, [N, C], in nats an image."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.data import Dataset
-from labkit.device import derive, generator, training_precision
+from labkit.device import derive, generator, training_dtype, training_precision
 from labkit.generative.networks import CVAE
 from labkit.store import Store, code_version
 
@@ -180,6 +180,7 @@ def train(
         "data": data.sha256,
         "members": hashlib.sha256(members.cpu().numpy().tobytes()).hexdigest(),
         "seed": seed,
+        "device": f"{device.type}, {training_dtype(device)}",
         "code": code_version(*CODE),
     }
     tensors, facts = store.get("cvae", key, make)

@@ -52,7 +52,12 @@ def candidates(
     """Fit every combination to a random 85 % of the training images and score it on the rest."""
     recipe = {"components": list(components), "pca_dim": pca_dim, "max_iter": max_iter, "seed": seed}
     recipe |= {"covariances": list(covariances), "shrinkages": list(shrinkages)}
-    key = {"candidates": recipe, "data": _checksum(train.pixels, train.labels), "code": code_version(*_MODULES)}
+    key = {
+        "candidates": recipe,
+        "data": _checksum(train.pixels, train.labels),
+        "device": train.labels.device.type,
+        "code": code_version(*_MODULES),
+    }
     _, facts = store.get("mixture", key, lambda: ({}, {"tried": [asdict(c) for c in _try(train, **recipe)]}))
     return [Candidate(**c) for c in facts["tried"]]
 
@@ -91,7 +96,8 @@ def fit(train: Split, members: Tensor, settings: dict[str, Any], *, store: Store
     """The classifier of the training images that ``members`` [N] (bool) marks, from the store or fitted now."""
     members = members.to(train.labels.device)
     pixels, labels, classes = train.pixels[members], train.labels[members], range(int(train.labels.max()) + 1)
-    key = {"settings": settings, "data": _checksum(pixels, labels), "code": code_version(*_MODULES)}
+    key = {"settings": settings, "data": _checksum(pixels, labels), "device": labels.device.type}
+    key |= {"code": code_version(*_MODULES)}
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         return MixtureClassifier(**settings).fit(pixels.float() / 255, labels, classes=classes).state()

@@ -141,7 +141,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], anchors: Sequence[tuple[str, flo
     ax.set_xticks(list(ticks.values()), list(ticks))
     ax.minorticks_off()
     ax.legend(frameon=False)
-    tidy(ax, x="proved ε at δ = 1e-5", y="accuracy")
+    tidy(ax, x=f"proved ε at δ = {rows[0]['delta']:g}", y="accuracy")
     return figure
 
 
@@ -170,5 +170,5 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_ylim(len(models) - 0.4, -0.6)
     ax.set_xlim(left=0)
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-    tidy(ax, x="ε at δ = 1e-5", y="")
+    tidy(ax, x=f"ε at δ = {rows[0]['delta']:g}", y="")
     return figure

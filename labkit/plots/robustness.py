@@ -72,7 +72,8 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     Args:
         rows: as dicts; ``robust_accuracy``, ``accuracy`` and ``train_seconds`` of each model.
         attack, eps: what robust accuracy is under.
-        published: drawn into the left panel where they have a clean accuracy at this radius.
+        published: drawn into the left panel, a cross with the attack's name, where they have a clean accuracy at this
+            radius; of one model under several attacks the lowest.
     """
     figure, (left, right) = new_figure(2, width=5.6, height=4.4, sharey=True)
     for model, radius in contenders(rows):
@@ -86,9 +87,11 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 style = {"color": COLOURS[model], "marker": MARKERS[model], "ls": "", "capsize": 3}
                 style["markerfacecolor"] = COLOURS[model] if radius is None else "white"
                 ax.errorbar(scale * across[0]["value"], y, yerr=span, label=label(model, radius), **style)
-    for point in published:
-        if point.eps == eps and point.clean is not None:
-            left.plot(100 * point.clean, 100 * point.value, "x", color=COLOURS[point.model], ms=8, mew=2)
+    there = sorted((p for p in published if p.eps == eps and p.clean is not None), key=lambda p: -p.value)
+    for point in {(p.source, p.model): p for p in there}.values():
+        at = (100 * point.clean, 100 * point.value)
+        left.plot(*at, "x", color=COLOURS[point.model], ms=8, mew=2)
+        left.annotate(point.attack, at, xytext=(5, 4), textcoords="offset points", fontsize=7, color=COLOURS["chance"])
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     right.set_xscale("log")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.data import Dataset, Split
-from labkit.device import derive
+from labkit.device import derive, training_dtype
 from labkit.networks import build
 from labkit.store import Store, code_version
 from labkit.training.loop import fit
@@ -135,7 +135,7 @@ def train(
         "watch": watch,
         "trace": list(trace),
         "validation": None if held_out is None else held_out.tolist(),
-        "device": device.type,
+        "device": f"{device.type}, {training_dtype(device)}",
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "code": code_version(*CODE),
     }

@@ -58,7 +58,6 @@ def train_heads(
     heads: Sequence[Head],
     seed: int,
     *,
-    mirror: Tensor | None = None,
     classes: int = 10,
     tick: Callable[[int], None] = lambda examples: None,
 ) -> Tensor:
@@ -72,8 +71,6 @@ def train_heads(
         labels: [N] int64.
         heads: M, which agree in ``sample_rate`` and ``steps``.
         seed: of batches and noise.
-        mirror: [D] int64, where each feature is found in the mirrored image: an example's gradient is then the mean of
-            both views', clipped as one (augmentation multiplicity, De et al. 2022). None: of the image alone.
         classes: C.
         tick: called with the number of examples after each batch.
 
@@ -98,26 +95,16 @@ def train_heads(
     velocity, mean = torch.zeros_like(theta), torch.zeros_like(theta)
     batches, draws = generator(seed, "batches"), [generator(seed, "noise", i) for i in range(m)]
     squares = norms(features)  # [N]
-    across = None if mirror is None else products(features, mirror)  # [N]
     for step in range(steps):
         chosen = (torch.rand(n, generator=batches) < rate).nonzero()[:, 0]
         x, truth = features[chosen], F.one_hot(labels[chosen], classes).to(features)[:, None]  # [B, D], [B, 1, C]
         lack = _lack(x, theta, truth)  # [B, M, C]
         squared = lack.square().sum(2) * squares[chosen][:, None]  # [B, M]
-        if across is None:
-            views = [(x, lack)]
-        else:
-            turned = x[:, mirror]
-            other = _lack(turned, theta, truth)
-            both = (lack * other).sum(2) * across[chosen][:, None]
-            squared = (squared + other.square().sum(2) * squares[chosen][:, None] + 2 * both) / 4
-            views = [(x, lack / 2), (turned, other / 2)]
         weight = (clip / squared.sqrt().clamp(min=1e-12)).clamp(max=1)[..., None]  # [B, M, 1]
         total = noise * torch.cat([torch.randn(classes, d + 1, generator=draw) for draw in draws])
-        for view, part in views:
-            part = (part * weight).flatten(1)  # [B, M C]
-            total[:, :d].addmm_(part.T, view)
-            total[:, d] += part.sum(0)
+        clipped = (lack * weight).flatten(1)  # [B, M C]
+        total[:, :d].addmm_(clipped.T, x)
+        total[:, d] += clipped.sum(0)
         velocity.mul_(MOMENTUM).add_(total, alpha=1 / expected)
         theta -= pace * velocity
         for i, start in enumerate(first):
@@ -155,11 +142,6 @@ def private_mean(features: Tensor, bound: float, noise_multiplier: float, seed: 
 def norms(features: Tensor) -> Tensor:
     """Squared l2 norm [N] of features [N, D] and the 1 that the bias is multiplied with."""
     return torch.cat([part.square().sum(1) + 1 for part in features.split(4096)])
-
-
-def products(features: Tensor, mirror: Tensor) -> Tensor:
-    """Inner products [N] of features [N, D], and the bias's 1, with those of the mirrored images."""
-    return torch.cat([(part * part[:, mirror]).sum(1) + 1 for part in features.split(4096)])
 
 
 def head_logits(weights: Tensor, features: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def fit(
         FloatingPointError: a training that diverged.
     """
     if recipe.keep == "best" and (validation is None or recipe.eps is None):
-        raise ValueError(f"{recipe.regime!r} keeps its best state: give validation images, and a rule with a radius")
+        raise ValueError(f"{recipe.regime!r} keeps its best state: give validation images, and eps")
     stack = Stack([network(derive(seed, "weights")) for seed in seeds], device)
     mine = [row.nonzero()[:, 0] for row in members]
     steps = [recipe.steps(len(indices)) for indices in mine]

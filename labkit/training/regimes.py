@@ -31,6 +31,8 @@ class Recipe:
         average: what is watched and kept is an exponential moving average of the parameters that loses 1 - ``average``
             of its past at a step; 0: the parameters themselves.
         keep: the ``last`` state, or the ``best`` by robust accuracy on validation images after each epoch.
+        eps: the one radius that it defends against, which its rows carry and validation images are attacked with; None
+            where there is none, or where radii are spread.
         width, hidden, activation: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
             constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
@@ -46,14 +48,10 @@ class Recipe:
     mirror: bool = False
     average: float = 0.0
     keep: Literal["last", "best"] = "last"
+    eps: float | None = None
     width: float = 1
     hidden: int = 128
     activation: str = "relu"
-
-    @property
-    def eps(self) -> float | None:
-        """The one radius that is trained against; None where there is none, or where they are spread."""
-        return None if getattr(self.rule, "spread", 0.0) else getattr(self.rule, "eps", None)
 
     def steps(self, members: int) -> int:
         """Gradient steps on ``members`` training images."""
@@ -108,7 +106,7 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
 REGIMES: dict[str, Callable[[Params, int, int], Recipe]] = {"standard": standard, "pgd": pgd, "dp": dp}
 
 
-def _robust(p: Params, members: int, regime: str, rule: Rule) -> Recipe:
+def _robust(p: Params, members: int, regime: str, rule: Rule, eps: float) -> Recipe:
     """What the defences that attack while they train have in common; the best state on validation images is kept."""
     return Recipe(
         regime,
@@ -119,6 +117,7 @@ def _robust(p: Params, members: int, regime: str, rule: Rule) -> Recipe:
         mirror=p.robust_mirror,
         average=p.robust_average,
         keep="best" if p.validation_share else "last",
+        eps=eps,
         width=p.robust_width,
         hidden=p.robust_hidden,
     )
@@ -126,12 +125,12 @@ def _robust(p: Params, members: int, regime: str, rule: Rule) -> Recipe:
 
 def fixed_pgd(p: Params, members: int, eps: float) -> Recipe:
     """PGD adversarial training at one radius (Madry et al. 2018)."""
-    return _robust(p, members, "pgd", Adversarial(Mean(), eps, p.train_steps))
+    return _robust(p, members, "pgd", Adversarial(Mean(), eps, p.train_steps), eps)
 
 
 def trades(p: Params, members: int, eps: float) -> Recipe:
     """TRADES (Zhang et al. 2019)."""
-    return _robust(p, members, "trades", Trades(p.trades_beta, eps, p.train_steps))
+    return _robust(p, members, "trades", Trades(p.trades_beta, eps, p.train_steps), eps)
 
 
 def fgsm(p: Params, members: int, eps: float) -> Recipe:
@@ -139,7 +138,7 @@ def fgsm(p: Params, members: int, eps: float) -> Recipe:
 
     The last state is kept, whatever has become of it; its network is the small one.
     """
-    recipe = _robust(p, members, "fgsm", Adversarial(Mean(), eps, steps=1))
+    recipe = _robust(p, members, "fgsm", Adversarial(Mean(), eps, steps=1), eps)
     return replace(recipe, keep="last", average=0.0, width=1, hidden=128)
 
 
@@ -152,6 +151,7 @@ def ibp(p: Params, members: int, eps: float) -> Recipe:
         min(p.batch_size, members),
         p.ibp_learning_rate,
         mirror=p.robust_mirror,
+        eps=eps,
         width=p.robust_width,
         hidden=p.robust_hidden,
     )
@@ -160,7 +160,7 @@ def ibp(p: Params, members: int, eps: float) -> Recipe:
 def dp_pgd(p: Params, members: int, eps: float) -> Recipe:
     """PGD training with DP-SGD: the attack on an example reads that example alone, so the guarantee is DP-SGD's."""
     private = dp(p, members, p.dp_epochs)
-    return replace(private, regime="dp_pgd", rule=Adversarial(private.rule, eps, p.train_steps))
+    return replace(private, regime="dp_pgd", rule=Adversarial(private.rule, eps, p.train_steps), eps=eps)
 
 
 DEFENCES: dict[str, Callable[[Params, int, float], Recipe]] = {

@@ -19,10 +19,10 @@ ATTACKS = ("FGSM", "PGD-10", "PGD-100", "square")  # columns of the page; after 
 
 HEAD = """## what recipes reach
 
-Trained on 57 000 images (defences, whose epoch is chosen on the other 3 000) or on all 60 000 (private models), and
-judged once, on test images; 95 % intervals in brackets, over images or, where there are several, over seeds. Robust
-accuracy is what is left after the attack and those to its left, in float32; the attacked images are drawn at random.
-Settings other than the full profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`,
+Defences are trained on the images that are not held out (the epoch of PGD and TRADES is chosen there), private models on
+all 60 000; each is judged once, on test images. In per cent, with 95 % intervals over images or, where there are
+several, over seeds. Clean and certified accuracy are of all 10 000 test images; robust accuracy is what an attack and
+those to its left leave of the attacked ones, which are drawn at random, in float32. Settings other than the full profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`,
 `benchmarks.end_to_end`.
 """
 
@@ -46,7 +46,9 @@ def section() -> str:
     parts = [HEAD] if known else []
     if "robust" in known:
         names = ("clean", *ATTACKS[:-1], "AutoAttack", "certified")
-        parts.append(f"| defence | {' | '.join(names)} | attacked | training, s | settings |\n|---{'|---:' * 8}|---|\n")
+        parts.append(
+            f"\n| defence | {' | '.join(names)} | attacked | training, s | settings |\n|---{'|---:' * 8}|---|\n"
+        )
         for name, found in sorted(known["robust"].items()):
             cells = [shown(*found["accuracy"][column]) for column in ("clean", *ATTACKS, "certified")]
             said = f"{found['attacked']:,} | {found['seconds']:,.0f} | {', '.join(found['changed']) or 'as in full'}"

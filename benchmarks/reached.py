@@ -19,11 +19,11 @@ ATTACKS = ("FGSM", "PGD-10", "PGD-100", "square")  # columns of the page; after 
 
 HEAD = """## what recipes reach
 
-Defences are trained on the images that are not held out (the epoch of PGD and TRADES is chosen there), private models on
-all 60 000; each is judged once, on test images. In per cent, with 95 % intervals over images or, where there are
-several, over seeds. Clean and certified accuracy are of all 10 000 test images; robust accuracy is what an attack and
-those to its left leave of the attacked ones, which are drawn at random, in float32. Settings other than the full profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`,
-`benchmarks.end_to_end`.
+Defences are trained on the images that are not held out (the epoch of PGD and TRADES is chosen on those), private
+models on all 60 000; each is judged once, on test images. In per cent, with 95 % intervals over images or, where there
+are several, over seeds. Clean and certified accuracy are of all 10 000 test images; robust accuracy is what an attack
+and those to its left leave of the attacked ones, which are drawn at random, in float32. Settings other than the full
+profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`, `benchmarks.end_to_end`.
 """
 
 

@@ -85,7 +85,7 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 )  # fmt: skip
     ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
     ax.set_xticks(range(len(attacks)), [_ATTACKS[a].replace(" ", "\n", 1) for a in attacks])
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))  # above: points lie anywhere
     tidy(ax, x="attack", y="AUC (0.5 is guessing)")
     return figure
 

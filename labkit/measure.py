@@ -14,7 +14,6 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.attacks import correct
 from labkit.intervals import bootstrap, student_t, wilson
 from labkit.membership import SHADOWLESS, Audit, roc
 from labkit.results import Row, row
@@ -143,11 +142,6 @@ def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **fact
             )
         )
     return rows
-
-
-def after(attack: Callable[..., Tensor], model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    """Which images are right after ``attack(model, images, labels, eps) -> images``: bool [N]."""
-    return correct(model, attack(model, images, labels, eps), labels)
 
 
 def survivors(models: Iterable[nn.Module], trial: Trial, images: Tensor, labels: Tensor, standing: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from scipy import stats
 from torch import nn
 
 from labkit import measure
+from labkit.attacks import correct
 from labkit.intervals import clopper_pearson, wilson
 from labkit.membership import audit, halves
 from labkit.results import Row
@@ -82,7 +83,7 @@ def test_survivors_attacks_only_what_stands():
         return x + 0.25 * torch.where(y == 1, -1.0, 1.0).view(-1, 1, 1, 1)
 
     def trial(model, x, y):
-        return measure.after(lambda model, x, y, eps: towards_grey(model, x, y), model, x, y, 0.25)
+        return correct(model, towards_grey(model, x, y), y)
 
     left = measure.survivors([Brightness()], trial, images, labels, standing)
     assert sizes == [8]

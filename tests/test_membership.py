@@ -38,7 +38,6 @@ from labkit.membership import (
     roc,
     shared,
     smallest,
-    steadiness,
 )
 
 
@@ -356,11 +355,6 @@ def test_full_puts_the_true_class_first_and_loses_nothing():
     torch.testing.assert_close(found[..., 0], -features(logits, labels)[..., 0])
     assert (found[..., 1:-1] >= found[..., 2:]).all()
     torch.testing.assert_close(found.sort(-1).values, logits.log_softmax(-1).sort(-1).values)
-
-
-def test_steadiness_counts_right_answers():
-    logits = torch.tensor([[[[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 1.0]]]])
-    assert steadiness(logits, torch.tensor([0])).tolist() == [[0.75]]
 
 
 def test_a_feature_that_tells_adds_and_one_that_does_not_adds_nothing():

@@ -15,7 +15,6 @@ from labkit.membership.signals import (
     log_odds,
     log_odds_of,
     log_probability,
-    steadiness,
 )
 from labkit.membership.turns import Audit, exposure, in_turn
 
@@ -54,6 +53,5 @@ __all__ = [
     "roc",
     "shared",
     "smallest",
-    "steadiness",
     "surprise",
 ]

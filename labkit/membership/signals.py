@@ -66,20 +66,6 @@ def full(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([_true(log_p, labels).unsqueeze(-1), rest[..., :-1]], -1)
 
 
-def steadiness(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of an image's queries that are answered right: all that an attacker sees who is told labels only.
-
-    Choquette-Choo et al. (2021), section 4: members stay right under augmentation for longer.
-
-    Args:
-        logits: [M, N, Q, C]; labels: [N] int64.
-
-    Returns:
-        [M, N] float64 in [0, 1].
-    """
-    return correct(logits, labels[:, None]).mean(2)
-
-
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """1.0 where the prediction is the label, [..., N] float64: the score of the correctness attack."""
     return (logits.argmax(-1) == labels).double()

@@ -17,9 +17,10 @@ import torch
 
 from benchmarks import reached, render
 from labkit import data as labdata
+from labkit import measure
 from labkit.data import Dataset, Split
 from labkit.frontier import frontier
-from labkit.intervals import student_t, wilson
+from labkit.results import percent
 from labkit.store import Store
 
 EPSILONS = (1.0, 2.0, 3.0, 8.0)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     options = parser.parse_args(arguments)
     data = labdata.load() if options.test else held_out(labdata.load())
-    right, taken = [], []  # accuracies by seed and epsilon, seconds by seed
+    right, taken = [], []  # [E, N] and seconds, a seed
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
             found = frontier(
@@ -53,18 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 seed=seed,
                 store=Store(folder),
             )
-        right.append((found.logits.argmax(2) == data.test.labels).double().mean(1))
+        right.append(found.logits.argmax(2) == data.test.labels)
         taken.append(found.seconds)
         print(f"seed {seed}: {found.seconds:.0f} s", flush=True)
-    print("| epsilon, proved | accuracy, % | seeds |", "|---" * 3 + "|", sep="\n")
-    count, seconds = len(data.test), sum(taken) / len(taken) / len(EPSILONS)
-    for proved, values in zip(found.epsilons, torch.stack(right, 1).tolist(), strict=True):
-        mean = sum(values) / len(values)
-        low, high = student_t(values) if len(values) > 1 else wilson(round(mean * count), count)
-        print(f"| {proved:.3f} | {100 * mean:.2f} ({100 * low:.2f} to {100 * high:.2f}) | {len(values)} |")
+    print("| epsilon, proved | accuracy | seeds |", "|---" * 3 + "|", sep="\n")
+    seconds = sum(taken) / len(taken) / len(EPSILONS)
+    for target, proved, hits in zip(EPSILONS, found.epsilons, torch.stack(right, 1), strict=True):
+        r = measure.fraction("scattering", "accuracy", hits, epsilon=proved, delta=DELTA).as_dict()  # of [seeds, N]
+        print(f"| {proved:.3f} | {percent(r, 2)} | {len(hits)} |")
         if options.test and reached.whole(data):
-            kept = {"epsilon": proved, "accuracy": (mean, low, high), "seeds": len(values), "seconds": seconds}
-            reached.keep("private", f"scattering, {proved:.0f}", kept, torch.device("cpu"))
+            kept = {"row": r, "seconds": seconds, "changed": []}
+            reached.keep("private", f"scattering, {target:g}", kept, torch.device("cpu"))
             render.write()
 
 

@@ -12,6 +12,7 @@ import torch
 from benchmarks.protocol import RESULTS
 from labkit.data import Dataset
 from labkit.device import hardware_name
+from labkit.results import percent
 from labkit.store import write_whole
 
 PATH = RESULTS / "reached.json"
@@ -19,9 +20,9 @@ ATTACKS = ("FGSM", "PGD-10", "PGD-100", "square")  # columns of the page; after 
 
 HEAD = """## what recipes reach
 
-Defences are trained on the images that are not held out (the epoch of PGD and TRADES is chosen on those), private
-models on all 60 000; each is judged once, on test images. In per cent, with 95 % intervals over images or, where there
-are several, over seeds. Clean and certified accuracy are of all 10 000 test images; robust accuracy is what an attack
+Defences are trained on the images that are not held out (the epoch of PGD and TRADES is chosen there), private
+models on all 60 000; each is judged once, on test images, with 95 % intervals over images or, where there are several,
+over seeds. Clean and certified accuracy are of all 10 000 test images; robust accuracy is what an attack
 and those to its left leave of the attacked ones, which are drawn at random, in float32. Settings other than the full
 profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`, `benchmarks.end_to_end`.
 """
@@ -50,20 +51,17 @@ def section() -> str:
             f"\n| defence | {' | '.join(names)} | attacked | training, s | settings |\n|---{'|---:' * 8}|---|\n"
         )
         for name, found in sorted(known["robust"].items()):
-            cells = [shown(*found["accuracy"][column]) for column in ("clean", *ATTACKS, "certified")]
+            cells = [percent(found["rows"][column]) for column in ("clean", *ATTACKS, "certified")]
             said = f"{found['attacked']:,} | {found['seconds']:,.0f} | {', '.join(found['changed']) or 'as in full'}"
             parts.append(f"| {name} | {' | '.join(cells)} | {said} |\n")
     if "private" in known:
         parts.append(
-            "\n| private classifier | epsilon, proved | accuracy | seeds | training, s |\n|---|---:|---:|---:|---:|\n"
+            "\n| private classifier | epsilon, proved | accuracy | seeds | training, s | settings |\n"
+            f"|---{'|---:' * 4}|---|\n"
         )
         for name, found in sorted(known["private"].items()):
-            said = f"{found['epsilon']:.3f} | {shown(*found['accuracy'])} | {found['seeds']} | {found['seconds']:,.0f}"
+            r, changed = found["row"], ", ".join(found["changed"]) or "as in full"
+            said = f"{r['epsilon']:.3f} | {percent(r)} | {r['models']} | {found['seconds']:,.0f} | {changed}"
             parts.append(f"| {name} | {said} |\n")
     at = sorted({f"{f['hardware']}, torch {f['torch']}, {f['measured']}" for by in known.values() for f in by.values()})
     return "".join([*parts, "\n", "; ".join(at), ".\n"]) if known else ""
-
-
-def shown(value: float, low: float, high: float) -> str:
-    """In per cent, with its interval."""
-    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"

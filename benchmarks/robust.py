@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import reached, render
-from labkit import attacks
+from labkit import attacks, measure
 from labkit.bounds import certified
-from labkit.intervals import wilson
 from labkit.lab import Lab
 from labkit.paramfiles import parse_assignment, read
 from labkit.params import validate
+from labkit.results import percent
 from labkit.training import DEFENCES
-
-Interval = tuple[float, float, float]  # value, low, high
 
 FULL = Path(__file__).parent.parent / "params" / "full.yaml"
 
@@ -49,17 +47,17 @@ def main(defence: str, eps: float, images: int, test: bool, changes: Sequence[st
     accuracy, attacked = table(lab, ensemble.model(0), eps, images, test=test)
     pool = "test images" if test else "held-out images"
     print(f"{defence} at {eps:g}, {ensemble.seconds[0]:.0f} s of training; attacked: {attacked:,} {pool}")
-    print("| | accuracy, % | 95 % |", "|---|---|---|", sep="\n")
-    for name, (value, low, high) in accuracy.items():
-        print(f"| {name} | {100 * value:.2f} | {100 * low:.2f} to {100 * high:.2f} |")
+    print("| | accuracy |", "|---|---|", sep="\n")
+    for name, r in accuracy.items():
+        print(f"| {name} | {percent(r, 2)} |")
     if test and reached.whole(lab.data):
-        found = {"accuracy": accuracy, "attacked": attacked, "seconds": ensemble.seconds[0], "changed": list(changes)}
+        found = {"rows": accuracy, "attacked": attacked, "seconds": ensemble.seconds[0], "changed": list(changes)}
         reached.keep("robust", f"{defence} at {eps:g}", found, lab.device)
         render.write()
 
 
-def table(lab: Lab, model: nn.Module, eps: float, images: int, *, test: bool) -> tuple[dict[str, Interval], int]:
-    """Accuracy, low and high: clean and certified on all images of the pool, after each attack on some; how many."""
+def table(lab: Lab, model: nn.Module, eps: float, images: int, *, test: bool) -> tuple[dict[str, dict], int]:
+    """Rows: clean and certified on all images of the pool, after each attack on some; and how many those are."""
     split = lab.data.test if test else lab.data.train
     pool = judged(lab, len(split), test=test)
     chosen = pool[:images]
@@ -73,13 +71,9 @@ def table(lab: Lab, model: nn.Module, eps: float, images: int, *, test: bool) ->
     every = split.batch(pool)
     right, proved = attacks.correct(model, *every), certified(model, *every, eps)
     found = lab.survive([[model]], chain, x, y, eps, standing=~proved[: len(chosen)].cpu()[None])
-    left = {"clean": right, **{name: found.after(name) for name in chain}, "certified": proved}
-    return {name: _share(stands) for name, stands in left.items()}, len(chosen)
-
-
-def _share(stands: Tensor) -> Interval:
-    count, total = int(stands.sum()), stands.numel()
-    return (count / total, *wilson(count, total))
+    left = {"clean": right[None], **{name: found.after(name) for name in chain}, "certified": proved[None]}
+    rows = {name: measure.fraction("attacked", "accuracy", stands).as_dict() for name, stands in left.items()}
+    return rows, len(chosen)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Lab:
         """Training images that defences hold out: bool [N], a share ``validation_share`` of them."""
         held_out = torch.zeros(len(self.data.train), dtype=torch.bool)
         share = self.params.validation_share
-        size = max(round(share * len(held_out)), share > 0)
+        size = max(1, round(share * len(held_out))) if share else 0
         held_out[torch.randperm(len(held_out), generator=self.generator("validation"))[:size]] = True
         return held_out
 

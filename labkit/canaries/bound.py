@@ -127,7 +127,7 @@ def one_run(
     each = 1 - (1 - level) / len(shares)
     found = []
     for share in shares:
-        half = max(1, int(share * len(s) / 2))  # of two canaries or more
+        half = max(1, int(share * len(s) / 2))
         right = int(coins[order[:half]].sum() + (~coins[order[-half:]]).sum())
         found.append(bound(right, 2 * half, len(s), delta, level=each))
     return replace(max(found, key=lambda one: one.epsilon), level=level)

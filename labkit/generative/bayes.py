@@ -28,9 +28,8 @@ class ElboLogits(nn.Module):
     def __init__(self, model: CVAE, samples: int = 1, seed: int = 0, temperature: float = 1.0):
         super().__init__()
         self.model, self.temperature = model, temperature
-        noise = torch.randn(
-            samples, model.latent, generator=generator(seed, "elbo")
-        )  # [S, D], drawn on the CPU anywhere
+        draw = generator(seed, "elbo")  # on the CPU, so that every device has the same draws
+        noise = torch.randn(samples, model.latent, generator=draw)  # [S, D]
         self.register_buffer("noise", noise.to(next(model.parameters()).device))
 
     def bounds(self, images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
 from labkit.device import generator
-from labkit.store import user_folder, write_whole
+from labkit.store import checksum, user_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +143,9 @@ def load(
         raise ValueError(f"dataset: {name!r} is unknown; known are fashion_mnist, digits and auto")
     train = _part(train, train_size, generator(seed, "train subset"))
     test = _part(test, test_size, generator(seed, "test subset"))
-    checksum = _checksum(train, test)
+    sha256 = checksum(train.pixels, train.labels, test.pixels, test.labels)
     train, test = (Split(split.pixels.to(device), split.labels.to(device)) for split in (train, test))
-    return Dataset(found, title, train, test, classes, checksum)
+    return Dataset(found, title, train, test, classes, sha256)
 
 
 def _part(split: Split, size: int | None, draw: torch.Generator) -> Split:
@@ -153,15 +153,6 @@ def _part(split: Split, size: int | None, draw: torch.Generator) -> Split:
         return split
     chosen = torch.randperm(len(split), generator=draw)[:size]
     return Split(split.pixels[chosen], split.labels[chosen])
-
-
-def _checksum(*splits: Split) -> str:
-    digest = hashlib.sha256()
-    for split in splits:
-        for tensor in (split.pixels, split.labels):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _digits() -> tuple[Split, Split]:

@@ -6,7 +6,6 @@ an hour is not done twice, and a run that is killed goes on with the next model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from labkit.attacks import Attack, correct, evaluate, pgd
 from labkit.attacks.promises import outputs
-from labkit.store import Store, code_version
+from labkit.store import Store, checksum, code_version
 
 CODE = (
     *("labkit.device", "labkit.workers"),
@@ -115,7 +114,7 @@ def _one(
     key = {
         "model": fingerprint(model),
         "attacks": {name: described(attack) for name, attack in attacks.items()},
-        "images": _checksum([images, labels, chosen]),
+        "images": checksum(images, labels, chosen),
         "eps": eps,
         "device": images.device.type,
         "code": code_version(*CODE, *sorted({_home(attack) for attack in attacks.values()})),
@@ -150,7 +149,7 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
         key = {
             "model": fingerprint(model),
             "measure": described(measure),
-            "images": _checksum([images, labels]),
+            "images": checksum(images, labels),
             "device": images.device.type,
             "code": code_version(*CODE, "labkit.robustness", _home(measure)),
         }
@@ -173,7 +172,7 @@ def fingerprint(model: nn.Module) -> str:
     plain = {name: value for name, value in own.items() if isinstance(value, int | float | str)}
     head = f"{type(model).__qualname__} {model!r} {sorted(plain.items())}"
     state = model.state_dict()
-    return _checksum([state[name] for name in sorted(state)], head)
+    return checksum(*(state[name] for name in sorted(state)), head=head)
 
 
 def _home(function: Attack | Measure) -> str:
@@ -195,11 +194,3 @@ def described(function: Attack | Measure) -> dict[str, Any]:
     if "<" in function.__qualname__ or function.__module__ == "__main__":
         raise ValueError(f"{function}: put it into a module, under a name; its source is part of the store's key")
     return {"function": f"{function.__module__}.{function.__qualname__}", **settings}
-
-
-def _checksum(tensors: Sequence[Tensor], head: str = "") -> str:
-    digest = hashlib.sha256(head.encode())
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

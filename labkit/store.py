@@ -62,6 +62,15 @@ def code_version(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def checksum(*tensors: torch.Tensor, head: str = "") -> str:
+    """Of tensors, on any device: their types, shapes and bytes, and of ``head`` before them."""
+    digest = hashlib.sha256(head.encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 class Store:
     """A folder of finished work.
 

@@ -11,7 +11,6 @@ Both are in nats an image. The pixels are grey and not binary, so BCE never fall
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 from labkit.data import Dataset
 from labkit.device import derive, generator, training_dtype, training_precision
 from labkit.generative.networks import CVAE
-from labkit.store import Store, code_version
+from labkit.store import Store, checksum, code_version
 
 CHUNK = 500  # images evaluated at once
 WATCHED = 1000  # images of each half that the curves are measured on after every epoch
@@ -178,7 +177,7 @@ def train(
     key = {
         "recipe": asdict(recipe),
         "data": data.sha256,
-        "members": hashlib.sha256(members.cpu().numpy().tobytes()).hexdigest(),
+        "members": checksum(members),
         "seed": seed,
         "device": f"{device.type}, {training_dtype(device)}",
         "code": code_version(*CODE),

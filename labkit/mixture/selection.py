@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from labkit import device
 from labkit.data import Split
 from labkit.mixture.classifier import MixtureClassifier
 from labkit.mixture.pca import PCA
-from labkit.store import Store, code_version
+from labkit.store import Store, checksum, code_version
 
 HOLDOUT = 0.15
 SHRINKAGES = (0.0, 10.0, 100.0)
@@ -54,7 +53,7 @@ def candidates(
     recipe |= {"covariances": list(covariances), "shrinkages": list(shrinkages)}
     key = {
         "candidates": recipe,
-        "data": _checksum(train.pixels, train.labels),
+        "data": checksum(train.pixels, train.labels),
         "device": train.labels.device.type,
         "code": code_version(*_MODULES),
     }
@@ -96,7 +95,7 @@ def fit(train: Split, members: Tensor, settings: dict[str, Any], *, store: Store
     """The classifier of the training images that ``members`` [N] (bool) marks, from the store or fitted now."""
     members = members.to(train.labels.device)
     pixels, labels, classes = train.pixels[members], train.labels[members], range(int(train.labels.max()) + 1)
-    key = {"settings": settings, "data": _checksum(pixels, labels), "device": labels.device.type}
+    key = {"settings": settings, "data": checksum(pixels, labels), "device": labels.device.type}
     key |= {"code": code_version(*_MODULES)}
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -104,9 +103,3 @@ def fit(train: Split, members: Tensor, settings: dict[str, Any], *, store: Store
 
     tensors, facts = store.get("mixture", key, make)
     return MixtureClassifier.from_state({name: t.to(train.labels.device) for name, t in tensors.items()}, facts)
-
-
-def _checksum(pixels: Tensor, labels: Tensor) -> str:
-    digest = hashlib.sha256(pixels.cpu().numpy())
-    digest.update(labels.cpu().numpy())
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ its own entry in the store, and a run that is killed goes on with the next model
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from labkit.data import Dataset, Split
 from labkit.device import derive, training_dtype
 from labkit.networks import build
-from labkit.store import Store, code_version
+from labkit.store import Store, checksum, code_version
 from labkit.training.loop import fit
 from labkit.training.regimes import Recipe
 from labkit.training.schedule import Entry, Tick, one_a_core, side_by_side
@@ -139,10 +138,7 @@ def train(
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "code": code_version(*CODE),
     }
-    keys = [
-        {**common, "index": index, "members": hashlib.sha256(row.numpy().tobytes()).hexdigest()}
-        for index, row in enumerate(members)
-    ]
+    keys = [{**common, "index": index, "members": checksum(row)} for index, row in enumerate(members)]
 
     def make(indices: Sequence[int], crew: Crew, piece: int, tick: Tick) -> list[Entry]:
         start = time.perf_counter()

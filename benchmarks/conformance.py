@@ -9,18 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.attackers import EPS, PEERS, QUERIES, STEPS, TARGETS, Images, best_batch, of_torchattacks
 from benchmarks.protocol import Result, against, in_turn, seconds
 from labkit.attacks import apgd, apgd_targeted, autoattack, correct, fab_targeted, fgsm, pgd, square
 from labkit.lab import Lab
 from labkit.params import Params
 
-EPS, BATCH = 0.1, 256
-PGD_STEPS, STEPS, TARGETS, QUERIES = 40, 100, 9, 5000
-PGD_STEP = 2.5 * EPS / PGD_STEPS
+BATCH, PGD_STEPS = 256, 40
 BATCHES = (64, 128, 256, 1000)  # tried for the speed of APGD
 AGREE = 0.005  # robust accuracies may lie so far apart
-
-Images = Callable[[nn.Module, Tensor, Tensor, int], Tensor]  # (model, images, labels, batch) -> attacked images
 
 OURS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
     "FGSM": partial(fgsm, eps=EPS),
@@ -33,74 +30,18 @@ OURS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
 }
 
 
-def of_torchattacks(*names: str) -> Images:
-    """An attack, or several, each on the points that the ones before left standing.
-
-    Its own ``AutoAttack`` takes 10 steps of APGD and FAB where the paper takes 100, so it is put together here.
-    """
-
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-        import torchattacks as ta
-
-        known = {
-            "FGSM": partial(ta.FGSM, eps=EPS),
-            "PGD": partial(ta.PGD, eps=EPS, alpha=PGD_STEP, steps=PGD_STEPS, random_start=True),
-            "APGD-CE": partial(ta.APGD, eps=EPS, steps=STEPS),
-            "APGD-T": partial(ta.APGDT, eps=EPS, steps=STEPS, n_classes=TARGETS + 1),
-            "FAB-T": partial(ta.FAB, eps=EPS, steps=STEPS, multi_targeted=True, n_classes=TARGETS + 1),
-            "Square": partial(ta.Square, eps=EPS, n_queries=QUERIES),
-        }
-        chosen = [known[name](model) for name in names]
-        attack = ta.MultiAttack(chosen) if len(chosen) > 1 else chosen[0]
-        return torch.cat([attack(a, b) for a, b in zip(x.split(batch), y.split(batch), strict=True)])
-
-    return attacked
-
-
-def of_foolbox(name: str) -> Images:
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-        import foolbox
-
-        seen = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        attack = {
-            "FGSM": foolbox.attacks.LinfFastGradientAttack,
-            "PGD": partial(foolbox.attacks.LinfPGD, abs_stepsize=PGD_STEP, steps=PGD_STEPS, random_start=True),
-        }[name]()
-        pairs = zip(x.split(batch), y.split(batch), strict=True)
-        return torch.cat([attack(seen, a, b, epsilons=EPS)[1] for a, b in pairs])
-
-    return attacked
-
-
-def of_art(name: str) -> Images:
-    def attacked(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-        from art.attacks import evasion
-        from art.estimators.classification import PyTorchClassifier
-
-        kind = "gpu" if x.device.type == "cuda" else "cpu"
-        seen = PyTorchClassifier(model, nn.CrossEntropyLoss(), x.shape[1:], 10, clip_values=(0, 1), device_type=kind)
-        pgd = partial(evasion.ProjectedGradientDescentPyTorch, eps_step=PGD_STEP, max_iter=PGD_STEPS, verbose=False)
-        auto = partial(evasion.AutoProjectedGradientDescent, eps_step=2 * EPS, max_iter=STEPS, verbose=False)
-        attack = {
-            "FGSM": evasion.FastGradientMethod,
-            "PGD": partial(pgd, num_random_init=1),
-            "APGD-CE": partial(auto, nb_random_init=1, loss_type="cross_entropy"),
-            "Square": partial(evasion.SquareAttack, max_iter=QUERIES, verbose=False),
-        }[name](seen, norm="inf" if name == "PGD" else float("inf"), eps=EPS, batch_size=batch)
-        return torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(x)
-
-    return attacked
-
-
-PEERS: dict[str, dict[str, Images]] = {
-    "FGSM": {"torchattacks": of_torchattacks("FGSM"), "foolbox": of_foolbox("FGSM"), "ART": of_art("FGSM")},
-    "PGD": {"torchattacks": of_torchattacks("PGD"), "foolbox": of_foolbox("PGD"), "ART": of_art("PGD")},
-    "APGD-CE": {"torchattacks": of_torchattacks("APGD-CE"), "ART": of_art("APGD-CE")},
-    "APGD-T": {"torchattacks": of_torchattacks("APGD-T")},
-    "FAB-T": {"torchattacks": of_torchattacks("FAB-T")},
-    "Square": {"torchattacks": of_torchattacks("Square"), "ART": of_art("Square")},
-    "AutoAttack": {"torchattacks": of_torchattacks("APGD-CE", "APGD-T", "FAB-T", "Square")},
+KNOWN = {  # which attacks a peer has, as the parts of AutoAttack are set
+    "torchattacks": ("FGSM", "PGD", "APGD-CE", "APGD-T", "FAB-T", "Square"),
+    "foolbox": ("FGSM", "PGD"),
+    "ART": ("FGSM", "PGD", "APGD-CE", "Square"),
 }
+
+
+def theirs(name: str) -> dict[str, Images]:
+    """An attack of each peer that has it."""
+    if name == "AutoAttack":
+        return {"torchattacks": of_torchattacks("APGD-CE", "APGD-T", "FAB-T", "Square")}
+    return {peer: PEERS[peer](name, pgd_steps=PGD_STEPS) for peer, known in KNOWN.items() if name in known}
 
 
 def conformance(device: torch.device, size: int = 400, repeats: int = 3, **params: int) -> tuple[list[Result], dict]:
@@ -122,11 +63,11 @@ def conformance(device: torch.device, size: int = 400, repeats: int = 3, **param
             stands: dict[str, dict[str, Tensor]] = {}  # attack -> library -> bool [N]
             for name, ours in OURS.items():
                 ways = {"labkit": partial(ours, model, images, labels)}
-                ways |= {peer: partial(way, model, images, labels, BATCH) for peer, way in PEERS[name].items()}
+                ways |= {peer: partial(way, model, images, labels, BATCH) for peer, way in theirs(name).items()}
                 judged = {library: _judged(way, model, images, labels, device) for library, way in ways.items()}
                 stands[name] = {library: stood for library, (stood, _) in judged.items()}
                 taken = turns if name == "APGD-CE" else {library: [t] for library, (_, t) in judged.items()}
-                for peer in PEERS[name]:
+                for peer in theirs(name):
                     one, other = _share(stands[name]["labkit"]), _share(stands[name][peer])
                     apart[f"{name}, {regime} model, {peer}"] = one - other
                     size_of = f"batches of {batch[peer] if name == 'APGD-CE' else BATCH}"
@@ -155,10 +96,8 @@ def _speed(
     """Seconds of APGD-CE, a turn each, and the batch size that suits each peer best."""
     ways: dict[str, Callable[[], Tensor]] = {"labkit": partial(OURS["APGD-CE"], model, images, labels)}
     best = {}
-    for peer, way in PEERS["APGD-CE"].items():
-        sizes = [b for b in BATCHES if b < len(images)] + [len(images)]
-        tried = {b: seconds(partial(way, model, images, labels, b), device) for b in sizes}
-        best[peer] = min(tried, key=tried.get)
+    for peer, way in theirs("APGD-CE").items():
+        best[peer] = best_batch(way, model, images, labels, BATCHES)
         ways[peer] = partial(way, model, images, labels, best[peer])
     return in_turn(ways, device, repeats), best
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -82,9 +83,14 @@ def surroundings(device: torch.device) -> dict[str, str]:
     return found
 
 
+def slug(title: str) -> str:
+    """A title as the name of a file."""
+    return re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
 def keep(name: str, results: list[Result], facts: dict, device: torch.device) -> None:
-    """Put one benchmark's results among those of the same device, in the place of its last ones."""
-    path = RESULTS / f"{device.type}.json"
+    """Put one benchmark's results among those of the same machine, in the place of its last ones."""
+    path = RESULTS / f"{slug(f'{device.type} {hardware_name(device)}')}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[name] = {
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import statistics
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from benchmarks import front, reached
-from benchmarks.protocol import RESULTS
+from benchmarks.protocol import RESULTS, slug
 
 BENCHMARKS = {  # by name: the function that measures, in the order of the page
     "epoch": "training:epoch",
@@ -60,7 +61,7 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "report": "An estimate from slices, not a run: the plain loops would take too long.",
     "scaling": "Linear in all three, but for what a training costs to begin with.",
 }
-DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+KINDS = {"cpu": "CPU", "cuda": "GPU"}
 PAGE = Path(__file__).parent / "RESULTS.md"
 
 HEAD = """# labkit beside its peers
@@ -72,9 +73,17 @@ machine say little about another's; ratios say more.
 """
 
 
-def load(device: str) -> dict:
-    path = RESULTS / f"{device}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def columns() -> dict[str, dict]:
+    """What was kept, by machine; where none of a kind was measured, its name stands for it, with nothing."""
+    found = {}
+    for device, kind in KINDS.items():
+        kept = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{device}-*.json"))]
+        found |= {f"{kind}: {_latest(k)['surroundings']['hardware']}": k for k in kept} or {kind: {}}
+    return found
+
+
+def _latest(kept: dict) -> dict:
+    return max(kept.values(), key=lambda entry: entry["measured"])
 
 
 def measure(name: str):
@@ -84,71 +93,66 @@ def measure(name: str):
 
 
 def page(found: dict[str, dict]) -> str:
-    """RESULTS.md from ``{device: {benchmark: what was kept}}``."""
-    parts = [HEAD, *(_surroundings(device, found[device]) for device in DEVICES)]
+    """RESULTS.md from ``{machine: {benchmark: what was kept}}``; see :func:`columns`."""
+    parts = [HEAD, *(_surroundings(machine, kept) for machine, kept in found.items())]
     for name in BENCHMARKS:
         parts.append(f"## {name}\n\n{inspect.getdoc(measure(name))}\n")
         rows = _rows(name, found)
         if rows:
-            target = " | ".join(f"{t:g}x" for t in TARGETS[name]) if name in TARGETS else None
-            if target:
+            if name in TARGETS:
                 parts.append(f"To reach: {TARGETS[name][0]:g}x on two cores, {TARGETS[name][1]:g}x on one GPU.\n")
-            parts.append("| work | against | CPU | GPU |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
-        parts.append("".join(_notes(device, found[device].get(name, {})) for device in DEVICES))
-        if any(name in found[device] for device in DEVICES):
+            head = f"| work | against | {' | '.join(found)} |\n|---|---{'|---' * len(found)}|\n"
+            parts.append(head + "\n".join(rows) + "\n")
+        parts += [_notes(machine, kept.get(name, {})) for machine, kept in found.items()]
+        if any(name in kept for kept in found.values()):
             parts.append(f"{COMMENTS[name]}\n" if name in COMMENTS else "")
         else:
             parts.append("Not measured yet.\n")
-        if name == "limit":
-            parts.append(_limit(found))
-        if name == "scaling":
-            parts.append(_scaling(found))
-        if name == "speedrun":
-            parts.append(_speedrun(found))
+        if name in TOLD:
+            parts += [TOLD[name](machine, kept[name]["facts"]) for machine, kept in found.items() if name in kept]
     parts += [front.section(), reached.section()]
     return "\n".join(part for part in parts if part.strip()).rstrip() + "\n"
 
 
-def _surroundings(device: str, kept: dict) -> str:
+def _surroundings(machine: str, kept: dict) -> str:
     if not kept:
-        return f"**{DEVICES[device]} column: not measured.**\n"
-    latest = max(kept.values(), key=lambda entry: entry["measured"])
-    facts = ", ".join(f"{k} {v}" for k, v in latest["surroundings"].items() if k not in ("hardware", "system"))
+        return f"**{machine}: not measured.**\n"
+    facts = (f"{k} {v}" for k, v in _latest(kept)["surroundings"].items() if k not in ("hardware", "system"))
     dates = sorted({entry["measured"] for entry in kept.values()})
-    return f"**{DEVICES[device]} column**: {latest['surroundings']['hardware']}; {facts}; {', '.join(dates)}.\n"
+    return f"**{machine}**: {', '.join(facts)}; {', '.join(dates)}.\n"
 
 
 def _rows(name: str, found: dict[str, dict]) -> list[str]:
-    """A line a piece of work and peer, a cell a device."""
+    """A line a piece of work and peer, a cell a machine."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for device in DEVICES:
-        for r in found[device].get(name, {}).get("results", []):
+    for machine, kept in found.items():
+        for r in kept.get(name, {}).get("results", []):
             spread = f" ({min(r['ratios']):.2f} to {max(r['ratios']):.2f})" if len(r["ratios"]) > 1 else ""
             text = f"**{statistics.median(r['ratios']):.2f}x**{spread}, {r['ours']:.3g} s against {r['theirs']:.3g} s"
-            cells.setdefault((r["work"], r["peer"]), {})[device] = text
+            cells.setdefault((r["work"], r["peer"]), {})[machine] = text
     return [
-        f"| {work} | {peer} | " + " | ".join(at.get(device, "not measured") for device in DEVICES) + " |"
+        f"| {work} | {peer} | " + " | ".join(at.get(machine, "not measured") for machine in found) + " |"
         for (work, peer), at in cells.items()
     ]
 
 
-def _notes(device: str, kept: dict) -> str:
-    notes = list(dict.fromkeys(f"{r['work']}: {r['note']}" for r in kept.get("results", [])))
-    return "".join(f"- {DEVICES[device]}, {note}.\n" for note in notes)
+def _notes(machine: str, kept: dict) -> str:
+    return _listed(machine, dict.fromkeys(f"{r['work']}: {r['note']}" for r in kept.get("results", [])))
 
 
-def _limit(found: dict[str, dict]) -> str:
-    lines = []
-    for device in DEVICES:
-        facts = found[device].get("limit", {}).get("facts")
-        if facts:
-            shares = ", ".join(f"{100 * share:.0f} % of its {kind} product" for kind, share in facts["share"].items())
-            lines.append(
-                f"- {DEVICES[device]}: {facts['images_per_second']:,.0f} images/s of standard training, "
-                f"{facts['mflop_per_image']:.1f} MFLOP an image forward and backward: {facts['gflops']:,.0f} GFLOP/s, "
-                f"{shares}.\n"
-            )
-    return "".join(lines)
+def _listed(machine: str, lines: Iterable[str]) -> str:
+    """Lines of one machine, under its name; nothing where there are none."""
+    text = "".join(f"- {line}.\n" for line in lines)
+    return f"*{machine}*\n\n{text}" if text else ""
+
+
+def _limit(machine: str, facts: dict) -> str:
+    shares = ", ".join(f"{100 * share:.0f} % of its {kind} product" for kind, share in facts["share"].items())
+    line = (
+        f"{facts['images_per_second']:,.0f} images/s of standard training, {facts['mflop_per_image']:.1f} MFLOP an "
+        f"image forward and backward: {facts['gflops']:,.0f} GFLOP/s, {shares}"
+    )
+    return _listed(machine, [line])
 
 
 def slopes(points: list[list[float]]) -> tuple[float, float, float]:
@@ -159,45 +163,37 @@ def slopes(points: list[list[float]]) -> tuple[float, float, float]:
     return 1 / slope, intercept, 1 - left
 
 
-def _scaling(found: dict[str, dict]) -> str:
-    lines = []
-    for device in DEVICES:
-        grown = found[device].get("scaling", {}).get("facts", {}).get("grown", {})
-        for what, points in grown.items():
-            speed, intercept, fit = slopes(points)
-            lines.append(
-                f"- {DEVICES[device]}, {what}: {speed:,.0f} images/s and {intercept:.2f} s besides (R² = {fit:.3f}).\n"
-            )
-        if grown:
-            figure(grown).savefig(RESULTS / f"scaling-{device}.png", dpi=130)
-            lines.append(
-                f"\n![Seconds of training against images trained on, as models, images or epochs grow: "
-                f"three lines](results/scaling-{device}.png)\n"
-            )
-    return "".join(lines)
+def _scaling(machine: str, facts: dict) -> str:
+    grown = facts["grown"]
+    fits = {what: slopes(points) for what, points in grown.items()}
+    lines = [
+        f"{what}: {speed:,.0f} images/s and {intercept:.2f} s besides (R² = {fit:.3f})"
+        for what, (speed, intercept, fit) in fits.items()
+    ]
+    drawn = f"scaling-{slug(machine)}.png"
+    figure(grown).savefig(RESULTS / drawn, dpi=130)
+    alt = "Seconds of training against images trained on, as models, images or epochs grow: three lines"
+    return f"{_listed(machine, lines)}\n![{alt}](results/{drawn})\n"
 
 
-def _speedrun(found: dict[str, dict]) -> str:
-    """A line a device and goal, mean ± standard deviation over seeds: the mean decides. And what it was measured on."""
+def _speedrun(machine: str, facts: dict) -> str:
+    """A line a goal, mean ± standard deviation over seeds: the mean decides."""
     lines = []
-    for device in DEVICES:
-        kept = found[device].get("speedrun", {})
-        for goal in kept.get("facts", {}).get("goals", []):
-            taken, reading, accuracy = ([run[k] for run in goal["runs"]] for k in ("seconds", "reading", "accuracy"))
-            verdict = "reaches" if statistics.mean(accuracy) >= goal["goal"] else "**misses**"
-            lines.append(
-                f"- {DEVICES[device]}, to {100 * goal['goal']:.0f} % in {goal['epochs']} epochs: "
-                f"**{spread(taken)} s**, of which {spread(reading)} s are reading and decompressing; accuracy "
-                f"{spread([100 * a for a in accuracy])} %: the mean {verdict} the goal; n = {len(accuracy)}, of which "
-                f"{sum(a >= goal['goal'] for a in accuracy)} reach it.\n"
-            )
-        if kept:
-            at, own = kept["surroundings"], kept["facts"]["versions"]
-            named = ", ".join([f"torch {at['torch']}", *(f"{k} {v}" for k, v in own.items() if v is not None)])
-            lines.append(
-                f"- {DEVICES[device]}: {at['hardware']}; python {at['python']}, {named}; {kept['measured']}.\n"
-            )
-    return "".join(lines)
+    for goal in facts["goals"]:
+        taken, reading, accuracy = ([run[k] for run in goal["runs"]] for k in ("seconds", "reading", "accuracy"))
+        verdict = "reaches" if statistics.mean(accuracy) >= goal["goal"] else "**misses**"
+        there = sum(a >= goal["goal"] for a in accuracy)
+        lines.append(
+            f"to {100 * goal['goal']:.0f} % in {goal['epochs']} epochs: **{spread(taken)} s**, of which "
+            f"{spread(reading)} s are reading and decompressing; accuracy {spread([100 * a for a in accuracy])} %: the "
+            f"mean {verdict} the goal; n = {len(accuracy)}, of which {there} reach it"
+        )
+    own = [f"{k} {v}" for k, v in facts["versions"].items() if v is not None]
+    return _listed(machine, lines + ([f"versions: {', '.join(own)}"] if own else []))
+
+
+# How the facts of a benchmark are told, a machine at a time.
+TOLD: dict[str, Callable[[str, dict], str]] = {"limit": _limit, "scaling": _scaling, "speedrun": _speedrun}
 
 
 def spread(values: list[float]) -> str:
@@ -225,4 +221,4 @@ def figure(grown: dict[str, list[list[float]]]) -> Figure:
 
 
 def write() -> None:
-    PAGE.write_text(page({device: load(device) for device in DEVICES}))
+    PAGE.write_text(page(columns()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -36,16 +36,16 @@ def resolve(name: str = "auto", *, deterministic: bool = False) -> torch.device:
 
 
 def hardware_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's and its number of usable cores."""
+    """The GPU's name, or the processor's, its number of usable cores, and its matrix units where it has some."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    try:
+    told: dict[str, str] = {}
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    return f"{model}, {torch.get_num_threads()} threads"
+        told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model = told.get("model name") or platform.processor() or platform.machine()
+    units = ", AMX" if "amx_bf16" in told.get("flags", "").split() else ""
+    return f"{model}, {torch.get_num_threads()} threads{units}"
 
 
 def derive(seed: int, *names: object) -> int:

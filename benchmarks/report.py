@@ -80,8 +80,9 @@ def report(device: torch.device, slice_size: int = 2_000, made: Path | None = No
 def work_of(p: Params) -> dict[str, float]:
     """Images trained on, by regime, and images times attack steps: what the notebooks ask for, and less.
 
-    FGSM training and interval bounds count as standard training, TRADES as PGD training; AutoAttack, distances to the
-    boundary, membership queries, scattering features, white-box audits and the CVAE under attack count as nothing.
+    FGSM training and interval bounds count as standard training, TRADES and MTL-IBP as PGD training; AutoAttack,
+    distances to the boundary, membership queries, scattering features, white-box audits and the CVAE under attack count
+    as nothing.
     """
     n, half = p.train_size, p.train_size / 2
     test = min(p.attack_size or p.test_size, p.test_size)
@@ -94,7 +95,7 @@ def work_of(p: Params) -> dict[str, float]:
     fewest = min(p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models)
     steps += 4 * fewest * p.tradeoff_size * (p.pgd_steps + strong)  # chapter 6, and the mixtures
     quick = p.robust_epochs * trained.get("fgsm", 0) + p.ibp_epochs * trained.get("ibp", 0)
-    slow = p.robust_epochs * (trained.get("pgd", 0) + trained.get("trades", 0))
+    slow = p.robust_epochs * sum(trained.get(defence, 0) for defence in ("pgd", "trades", "mtl_ibp"))
     return {
         "standard": n * (p.seeds * p.epochs + quick) + p.shadow_models * p.shadow_epochs * half,
         "pgd": n * (p.seeds * p.pgd_epochs + slow) + p.shadow_pgd_models * p.shadow_pgd_epochs * half,

@@ -27,16 +27,23 @@ def _cell(value: Any) -> str:
 
 
 def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
-    """An HTML table of rows; columns in which every row is silent are left out."""
+    """An HTML table of rows; columns in which every row is silent are left out, and one word of all is said once."""
     names = list(dict.fromkeys(name for d in dicts for name in d))
     names = [n for n in names if n not in _COLUMNS_LAST] + [n for n in _COLUMNS_LAST if n in names]
     names = [n for n in names if any(d.get(n) is not None for d in dicts)]
+    figures = ("value", "low", "high")
+    same = [n for n in names if n not in figures and all(d.get(n) == dicts[0].get(n) for d in dicts[1:])]
+    same = same if len(dicts) > 1 else []
+    names = [n for n in names if n not in same]
     numbers = {n for n in names if all(isinstance(d.get(n), int | float | None) for d in dicts)}
     kind = {n: ' class="num"' if n in numbers else "" for n in names}
     head = "".join(f'<th scope="col"{kind[n]}>{html.escape(n.replace("_", " "))}</th>' for n in names)
     body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
     folded = len(dicts) > MOST_OPEN
-    title = f"<caption>{html.escape(caption)}</caption>" if caption and not folded else ""
+    shared = ", ".join(f"{html.escape(n.replace('_', ' '))} {_cell(dicts[0][n])}" for n in same)
+    said = [f'<span class="same">In every row: {shared}.</span>'] if same else []
+    said = [html.escape(caption), *said] if caption and not folded else said
+    title = f"<caption>{'<br>'.join(said)}</caption>" if said else ""
     table = f'<table class="rows">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     if not folded:
         return table

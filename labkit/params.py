@@ -81,8 +81,12 @@ class Params(BaseModel):
     train_steps: Int = Field(5, ge=1, le=100, description="steps of the attack trained against")
 
     # Defences against one radius (02)
-    defences: Annotated[list[Literal["pgd", "trades", "fgsm", "ibp", "dp_pgd"]], BeforeValidator(_listed)] = Field(
-        ["pgd", "trades", "fgsm", "ibp", "dp_pgd"], max_length=5, description="what is trained against a radius"
+    defences: Annotated[
+        list[Literal["pgd", "trades", "fgsm", "ibp", "mtl_ibp", "dp_pgd"]], BeforeValidator(_listed)
+    ] = Field(
+        ["pgd", "trades", "fgsm", "ibp", "mtl_ibp", "dp_pgd"],
+        max_length=6,
+        description="what is trained against a radius",
     )
     robust_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
         [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
@@ -103,6 +107,7 @@ class Params(BaseModel):
     ibp_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (ibp)")
     ibp_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (ibp, AdamW)")
     ibp_kappa: Float = Field(0.0, ge=0, le=1, description="weight of the clean loss beside the bound's, in the end")
+    mtl_share: Float = Field(0.1, ge=0, le=1, description="weight of the bound's loss beside the attack's (mtl_ibp)")
 
     # Differential privacy (01, 03)
     dp_epsilon: Float = Field(8.0, ge=0.1, le=100, description="target epsilon of DP-SGD")

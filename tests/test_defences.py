@@ -13,7 +13,7 @@ from labkit.lab import Lab
 from labkit.networks import build
 from labkit.params import Params
 from labkit.store import Store
-from labkit.training import DEFENCES, REGIMES, Adversarial, Interval, Mean, Recipe, Trades, train
+from labkit.training import DEFENCES, REGIMES, Adversarial, Blend, Interval, Mean, Recipe, Trades, train
 from labkit.training import loop as loop_module
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
@@ -201,6 +201,20 @@ def small(**more):
     return Params(**given | {"robust_epochs": 2, "ibp_epochs": 2, "dp_epochs": 2, "dp_batch_size": 64} | more)
 
 
+@pytest.mark.parametrize("models", [1, 2])
+def test_a_blend_is_a_sum_of_weighted_losses(models):
+    networks = [build(m).double() for m in range(models)]
+    x, y = batch(models)
+    stack, dice = Stack(networks), lambda: Dice(list(range(models)), "test")
+    stack.age.fill_(1.0)
+    attack, bound = Adversarial(Mean(), 0.1, 2), Interval(0.1, kappa=0)
+    blend = Blend(attack, bound, 0.25)
+    parts = [rule.add(stack, x, y, dice()) for rule in (attack, bound)]
+    torch.testing.assert_close(blend.add(stack, x, y, dice()), 0.75 * parts[0] + 0.25 * parts[1])
+    counts = torch.full((models, 1), 6)
+    torch.testing.assert_close(blend.finish(parts[0].clone(), counts, dice()), parts[0] / 6)
+
+
 def test_private_adversarial_training_is_proved_as_private_training_is():
     p = small()
     both, private = DEFENCES["dp_pgd"](p, 200, 0.1), REGIMES["dp"](p, 200, p.dp_epochs)
@@ -219,7 +233,7 @@ def test_the_lab_trains_a_defence_at_a_radius(regime, tmp_path):
     assert not (found.members & lab.validation).any()
     assert lab.validation.sum() == 15
     assert found.recipe.regime == regime
-    if regime in ("pgd", "trades", "ibp"):  # the others have a network of their own
+    if regime in ("pgd", "trades", "ibp", "mtl_ibp"):  # the others have a network of their own
         assert found.recipe.mirror is False
         assert [found.states[0][f"head.{layer}.weight"].shape for layer in (0, 2)] == [(24, 16 * 128), (10, 24)]
     assert lab.facts(found)["train_eps"] == 0.2

@@ -15,7 +15,7 @@ from torch import nn
 from labkit.data import Dataset, Split
 from labkit.networks import build
 from labkit.store import Store
-from labkit.training import Adversarial, Interval, Mean, Private, Recipe, Trades, milestones, schedule, train
+from labkit.training import Adversarial, Blend, Interval, Mean, Private, Recipe, Trades, milestones, schedule, train
 from labkit.training import loop as loop_module
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
@@ -46,6 +46,7 @@ RECIPES = {
         "both", Adversarial(Private(0.5, 0.3, 40), 0.1, 2), 1, 40, 0.1, optimiser="sgd", sample_rate=0.4, mirror=True
     ),
     "trades": Recipe("trades", Trades(6.0, 0.1, 2), 1, 16, 3e-3, average=0.9),
+    "mtl_ibp": Recipe("mtl_ibp", Blend(Adversarial(Mean(), 0.1, 2), Interval(0.1, kappa=0), 0.1), 1, 16, 3e-3),
     "ibp": Recipe("ibp", Interval(0.1, 0.5, (0.2, 0.8)), 2, 16, 3e-3, average=0.5),
 }
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from labkit import display
 from labkit.results import MIME, Check, Row, bundle, collect, find, percent, row
 
 ACCURACY = row("pgd", "robust_accuracy", 0.71, (0.69, 0.73), n=3000, interval="wilson", attack="pgd", eps=0.1)
@@ -90,3 +92,21 @@ def test_percent_reads_with_its_interval() -> None:
     assert percent(ACCURACY) == "71.0 % (69.0 to 73.0)"
     assert percent(ACCURACY.as_dict(), digits=0) == "71 % (69 to 73)"
     assert percent(Row("pgd", "accuracy", 0.8)) == "80.0 %"
+
+
+def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:
+    shown: list[dict] = []
+    monkeypatch.setattr(display, "_show", lambda bundled, **_: shown.append(bundled))
+    rows = [
+        row("pgd", "accuracy", v, (v - 0.1, v + 0.1), n=30, interval="wilson", eps=e)
+        for v, e in ((0.5, 0.1), (0.5, 0.2))
+    ]
+    display.show_rows(rows, "Some <rows>")
+    page = shown[0]["text/html"]
+    assert "Some &lt;rows&gt;<br>" in page
+    assert "In every row: model pgd, metric accuracy, n 30, interval wilson." in page
+    assert re.findall(r"<th[^>]*>([^<]+)</th>", page) == ["eps", "value", "low", "high"]
+    assert shown[0][MIME]["rows"] == [r.as_dict() for r in rows]  # what it carries is whole
+    display.show_rows(rows[:1])
+    assert "In every row" not in shown[1]["text/html"]
+    assert shown[1]["text/html"].count("<th") == 8 + 1  # columns, and thead

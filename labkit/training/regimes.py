@@ -12,7 +12,7 @@ from typing import Literal
 
 from labkit.params import Params
 from labkit.training.accounting import epsilon, noise_multiplier
-from labkit.training.rules import Adversarial, Interval, Mean, Private, Rule, Trades
+from labkit.training.rules import Adversarial, Blend, Interval, Mean, Private, Rule, Trades
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,15 @@ def ibp(p: Params, members: int, eps: float) -> Recipe:
     )
 
 
+def mtl_ibp(p: Params, members: int, eps: float) -> Recipe:
+    """PGD training with a share of interval bounds (De Palma et al. 2024): robust under attack, and in part provably.
+
+    The last state is kept: the best one under attack would be of a time when the bound had not its weight yet.
+    """
+    recipe = fixed_pgd(p, members, eps)
+    return replace(recipe, regime="mtl_ibp", rule=Blend(recipe.rule, Interval(eps, kappa=0), p.mtl_share), keep="last")
+
+
 def dp_pgd(p: Params, members: int, eps: float) -> Recipe:
     """PGD training with DP-SGD: the attack on an example reads that example alone, so the guarantee is DP-SGD's."""
     private = dp(p, members, p.dp_epochs)
@@ -168,5 +177,6 @@ DEFENCES: dict[str, Callable[[Params, int, float], Recipe]] = {
     "trades": trades,
     "fgsm": fgsm,
     "ibp": ibp,
+    "mtl_ibp": mtl_ibp,
     "dp_pgd": dp_pgd,
 }

@@ -153,6 +153,30 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Blend:
+    """Two losses at once, each a mean over examples: 1 - ``share`` of the first rule's and ``share`` of the second's.
+
+    :class:`Adversarial` with a share of :class:`Interval` is MTL-IBP (De Palma et al. 2024, section 4.2): an attack
+    finds less than the worst there is, a bound claims more, and the share sets a balance between the two.
+
+    Attributes:
+        first, second: rules whose ``finish`` divides by the number of examples.
+        share: in [0, 1].
+    """
+
+    first: Rule
+    second: Rule
+    share: float
+
+    def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+        first, second = (rule.add(stack, images, labels, dice) for rule in (self.first, self.second))
+        return first.lerp_(second, self.share)
+
+    def finish(self, total: Tensor, counts: Tensor, dice: Dice) -> Tensor:
+        return total / counts.clamp(min=1)
+
+
+@dataclass(frozen=True)
 class Private:
     """DP-SGD: clip each example's gradient, sum, add noise (Abadi et al. 2016, algorithm 1).
 

@@ -39,6 +39,18 @@ def fraction(model: str, metric: str, outcomes: Tensor, **facts: Any) -> Row:
     return row(model, metric, float(np.mean(per_model)), bounds, n=n, models=len(per_model), interval=kind, **facts)
 
 
+def difference(metric: str, a: Tensor, b: Tensor) -> Row:
+    """By how much one model succeeds more often than another on the same examples: a normal interval over the pairs.
+
+    Args:
+        a, b: bool [N], outcomes of the two.
+    """
+    apart = a.double() - b.double()  # [N], -1, 0 or 1
+    centre, half = apart.mean().item(), 1.96 * apart.std().item() / len(apart) ** 0.5
+    bounds = (max(-1.0, centre - half), min(1.0, centre + half))
+    return row("both", metric, centre, bounds, n=len(apart), interval="normal, paired")
+
+
 def mean(model: str, metric: str, values: Sequence[float], **facts: Any) -> Row:
     """A mean over models, with a Student t interval where there are several."""
     several = len(values) > 1

@@ -144,7 +144,7 @@ class Params(BaseModel):
     shadow_pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over its half (pgd)")
     shadow_dp_epochs: Int = Field(10, ge=1, le=1000, description="expected passes over its half (dp)")
 
-    frontier_epsilon: Annotated[list[Annotated[Float, Field(ge=0.1, le=100)]], BeforeValidator(_listed)] = Field(
+    frontier_epsilon: Annotated[list[Annotated[Float, Field(ge=0.3, le=100)]], BeforeValidator(_listed)] = Field(
         [1, 2, 3, 8], min_length=1, max_length=16, description="epsilons of private classifiers on scattering features"
     )
     frontier_sample_rate: Float = Field(

@@ -78,6 +78,15 @@ def find(rows: Iterable[Mapping[str, Any]], **wanted: Any) -> list[Mapping[str, 
     return [r for r in rows if all(r.get(name) == value for name, value in wanted.items())]
 
 
+def overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether the intervals of two rows meet; a row without one is its value."""
+    (a_low, a_high), (b_low, b_high) = (
+        (r["value"], r["value"]) if r.get("low") is None or r.get("high") is None else (r["low"], r["high"])
+        for r in (a, b)
+    )
+    return a_low <= b_high and b_low <= a_high
+
+
 def percent(r: Row | Mapping[str, Any], digits: int = 1) -> str:
     """A fraction as text, with its interval: ``84.9 % (84.1 to 85.7)``."""
     r = r.as_dict() if isinstance(r, Row) else r

@@ -180,7 +180,7 @@ def test_a_model_that_learned_its_canaries_by_heart_is_caught():
 
 
 def test_the_sandwich_marks_what_breaks_its_claim():
-    from labkit.plots.privacy import sandwich
+    from labkit.plots.privacy import BROKEN, sandwich
     from labkit.plots.style import COLOURS
 
     claims = {"dp": 8.0, "broken": 3.0}
@@ -193,7 +193,7 @@ def test_the_sandwich_marks_what_breaks_its_claim():
     assert "1e-06" in axes.get_xlabel()
     drawn = {tuple(line.get_xdata()): line.get_color() for line in axes.lines}
     assert drawn[0, 3.1] == COLOURS["dp"]
-    assert drawn[0, 6.9] == COLOURS["pgd"]
+    assert drawn[0, 6.9] == BROKEN
     assert (8.0, 8.0) in drawn
 
 

@@ -35,6 +35,18 @@ def test_several_models_get_student_t_over_models():
     assert row.extra["models"] == 5
 
 
+def test_a_difference_is_of_pairs():
+    draw = gen(3)
+    a, b = (torch.rand(200, generator=draw) < p for p in (0.7, 0.6))
+    found = measure.difference("difference", a, b)
+    apart = a.double().numpy() - b.double().numpy()
+    half = stats.norm.ppf(0.975) * apart.std(ddof=1) / len(apart) ** 0.5
+    assert found.value == pytest.approx(a.double().mean().item() - b.double().mean().item())
+    assert (found.low, found.high) == pytest.approx((apart.mean() - half, apart.mean() + half), rel=1e-3)
+    same = measure.difference("difference", a, a)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
 def test_utility_is_accuracy_and_cross_entropy():
     logits, labels = torch.randn(1, 50, 10, generator=gen()), torch.arange(50) % 10
     accuracy, loss = measure.utility("standard", logits, labels)

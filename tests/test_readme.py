@@ -6,19 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from labkit.plots.style import NAMES
+from labkit.membership import HEADLINE
+from labkit.plots.style import ATTACKS, NAMES
 from labkit.results import find, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMMARY = ROOT / "reports" / "quick" / "summary.json"
-COLUMNS = {"accuracy": {}, "robust_accuracy": {}, "mia_auc": {"attack": "lira"}}
+COLUMNS = {"accuracy": {}, "robust_accuracy": {}, "mia_auc": {"attack": HEADLINE}}
 
 
 def table(summary):
     """The README's table, made from a report's rows."""
     rows = [r for r in summary["rows"] if r["notebook"] == "06_tradeoff"]
     eps = summary["provenance"]["parameters"]["tradeoff_eps"]
-    lines = [f"| | clean accuracy | under strong PGD, eps {eps:g} | LiRA's AUC (0.5: guessing) |", "|---|---|---|---|"]
+    lines = [
+        f"| | clean accuracy | under strong PGD, eps {eps:g} | {ATTACKS[HEADLINE]}'s AUC (0.5: guessing) |",
+        "|---|---|---|---|",
+    ]
     for model in dict.fromkeys(r["model"] for r in rows):
         accuracy, robust, auc = (find(rows, model=model, metric=m, **w)[0] for m, w in COLUMNS.items())
         name = NAMES[model]

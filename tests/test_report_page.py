@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -139,6 +140,12 @@ class TestText:
         seen = index.overview(chapters, eps=0.1)
         assert [line.name for line in seen.lines] == ["Standard"]
         assert seen.source == "single chapters"
+
+    def test_a_defence_s_rows_are_no_model_s_of_the_other_chapters(self, troubled: Made):
+        (chapter,) = [read_chapter(troubled.folder / "notebooks" / "01_utility.ipynb")]
+        defence = {**chapter.rows[0], "metric": "accuracy", "value": 0.123, "train_eps": 0.1}
+        seen = index.overview([replace(chapter, rows=[*chapter.rows, defence])], eps=0.1)
+        assert seen == index.overview([chapter], eps=0.1)
 
     def test_the_tradeoffs_findings_come_first(self, troubled: Made):
         chapters = [read_chapter(p) for p in sorted((troubled.folder / "notebooks").glob("*.ipynb"))]

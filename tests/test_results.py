@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from labkit import display
-from labkit.results import MIME, Check, Row, bundle, collect, find, percent, row
+from labkit.results import MIME, Check, Row, bundle, collect, find, overlap, percent, row
 
 ACCURACY = row("pgd", "robust_accuracy", 0.71, (0.69, 0.73), n=3000, interval="wilson", attack="pgd", eps=0.1)
 
@@ -110,3 +110,14 @@ def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:
     display.show_rows(rows[:1])
     assert "In every row" not in shown[1]["text/html"]
     assert shown[1]["text/html"].count("<th") == 8 + 1  # columns, and thead
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "meet"),
+    [((0.1, 0.2), (0.2, 0.3), True), ((0.1, 0.2), (0.21, 0.3), False), ((0.1, 0.4), (0.2, 0.3), True)],
+)
+def test_intervals_meet_or_not(a, b, meet) -> None:
+    one, other = (row("m", "accuracy", sum(ends) / 2, ends).as_dict() for ends in (a, b))
+    assert overlap(one, other) is overlap(other, one) is meet
+    assert overlap(one, row("m", "accuracy", a[0]).as_dict())  # without an interval, the value itself
+    assert not overlap(one, row("m", "accuracy", a[1] + 0.01).as_dict())

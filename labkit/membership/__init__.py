@@ -1,6 +1,6 @@
 """Membership inference: (logits, labels, who was a member) -> scores, and what they reveal."""
 
-from labkit.membership.audit import ATTACKS, SHADOWLESS, audit
+from labkit.membership.audit import ATTACKS, HEADLINE, SHADOWLESS, audit
 from labkit.membership.chance import Chance, precision, smallest
 from labkit.membership.curves import Roc, accuracy_at, dp_region, roc
 from labkit.membership.halves import halves
@@ -21,6 +21,7 @@ from labkit.membership.turns import Audit, exposure, in_turn
 __all__ = [
     "ATTACKS",
     "FEATURES",
+    "HEADLINE",
     "SHADOWLESS",
     "Audit",
     "Chance",

@@ -38,6 +38,10 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+# The one that speaks for all in verdicts, chosen beforehand: the strongest of them where shadow models are few
+# (Zarifzadeh et al. 2024, section 4).
+HEADLINE = "rmia"
+
 # Attacks, in ATTACKS or by other scores, that look at the target alone.
 SHADOWLESS = frozenset({"threshold", "loss", "distance"})
 

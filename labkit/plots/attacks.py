@@ -56,7 +56,8 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
     """How far the decision boundary is from the images that are classified right: a histogram a model.
 
     Args:
-        found: (model, radius trained against) -> l-infinity distances [N], positive.
+        found: (model, radius trained against) -> l-infinity distances [N], positive; infinite where none was found,
+            which counts into the last bar.
         radii: marked.
     """
     columns = min(4, len(found))
@@ -69,7 +70,7 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
         for eps in radii:
             ax.axvline(eps, color=COLOURS["chance"], ls=":", lw=1)
         if len(values):
-            ax.axvline(values.median().item(), color="black", lw=1.2)
+            ax.axvline(min(values.median().item(), 0.4999), color="black", lw=1.2)
         tidy(ax, x="", y="", title=label(model, radius))
     for ax in axes.flat[len(found) :]:
         ax.set_visible(False)
@@ -80,7 +81,7 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
 
 
 def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: float) -> Figure:
-    """Accuracy under attack by true class: models down, classes across.
+    """Accuracy under attack by true class: models down, classes and their number of images across.
 
     Args:
         rows: as dicts; ``class_robust_accuracy`` with ``true_class``.
@@ -94,10 +95,11 @@ def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: flo
         for j, name in enumerate(classes):
             found = find(rows, model=model, train_eps=radius, true_class=name)
             grid[i, j] = 100 * found[0]["value"] if found else np.nan
+    n = {name: next((r["n"] for r in find(rows, true_class=name)), 0) for name in classes}  # images
     figure, ax = new_figure(width=9, height=1.3 + 0.38 * len(lines))
     sns.heatmap(
         grid, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", annot_kws={"fontsize": 8},
-        xticklabels=list(classes), yticklabels=[label(m, e) for m, e in lines],
+        xticklabels=[f"{name} ({n[name]})" for name in classes], yticklabels=[label(m, e) for m, e in lines],
         cbar_kws={"label": f"accuracy at eps {eps:g} (%)"},
     )  # fmt: skip
     ax.set_xticklabels(ax.get_xticklabels(), rotation=30, ha="right")

@@ -14,7 +14,7 @@ from torch import Tensor
 from labkit.membership import Roc
 from labkit.plots.style import COLOURS, new_figure, tidy
 
-IN, OUT = COLOURS["cvae"], COLOURS["standard"]  # trained on, and not
+IN, OUT = COLOURS["cvae"], "#555555"  # trained on, and not
 
 
 def training_curves(history: Mapping[str, Tensor]) -> Figure:

@@ -8,26 +8,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from labkit.membership import Audit, dp_region
-from labkit.plots.style import COLOURS, MARKERS, NAMES, new_figure, tidy
+from labkit.membership import HEADLINE, Audit, dp_region
+from labkit.plots.style import ATTACKS, COLOURS, MARKERS, NAMES, new_figure, tidy
 from labkit.results import find
 
-_ATTACKS = {
-    "threshold": "correctness",
-    "loss": "loss threshold",
-    "learned": "learned attacker",
-    "calibrated": "loss less difficulty",
-    "rmia": "RMIA",
-    "lira_offline": "LiRA, offline",
-    "lira": "LiRA",
-}
+BROKEN = "#B00020"  # what an audit shows to be false
 _LINES = {
     "loss": ":",
-    "learned": "--",
-    "calibrated": (0, (3, 1, 1, 1, 1, 1)),
-    "rmia": "-.",
-    "lira_offline": (0, (5, 3)),
-    "lira": "-",
+    "learned": (0, (1, 2)),
+    "calibrated": (0, (4, 1.5, 1, 1.5)),
+    "lira_offline": (0, (2, 1)),
+    "lira": (0, (6, 2)),
+    "rmia": "-",
 }
 
 
@@ -38,19 +30,19 @@ def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[st
         audits: regime -> attack -> audit.
         guarantees: regime -> (epsilon, delta): the area that differential privacy forbids is shaded.
     """
-    figure, axes = new_figure(len(audits), width=4.6, height=4.4, squeeze=False, sharey=True)
+    figure, axes = new_figure(len(audits), width=4.0, height=4.2, squeeze=False, sharey=True)
     smallest = 1 / max(a.scores.shape[1] for attacks in audits.values() for a in attacks.values())
     grid = np.geomspace(smallest, 1, 200)  # false-positive rates
     for ax, (regime, attacks) in zip(axes[0], audits.items(), strict=True):
         for name, audit in attacks.items():
-            label = _ATTACKS[name]
+            label = ATTACKS[name]
             if name == "threshold":  # it says yes or no: one point, and nothing in between
                 point = np.mean([(r.fpr[1], r.tpr[1]) for r in audit.rocs], axis=0)
                 ax.plot(*point, ls="", marker="x", color=COLOURS[regime], label=label)
                 continue
             tpr = np.mean([_steps(r.fpr, r.tpr, grid) for r in audit.rocs], axis=0)
-            strong = name == "lira"
-            ax.plot(grid, tpr, ls=_LINES[name], lw=1 + strong, color=COLOURS[regime], alpha=1 if strong else 0.6,
+            strong = name == HEADLINE
+            ax.plot(grid, tpr, ls=_LINES[name], lw=1 + strong, color=COLOURS[regime], alpha=1 if strong else 0.75,
                     label=label)  # fmt: skip
         ax.plot(grid, grid, color=COLOURS["chance"], lw=1, label="guessing")
         if regime in guarantees:
@@ -59,7 +51,7 @@ def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[st
             ax.plot(grid, allowed, color="#222222", lw=1.2, label=f"most that ε = {epsilon:.2g} allows")
             ax.fill_between(grid, allowed, 1, where=allowed < 1, color="#222222", alpha=0.12, lw=0)
         ax.set(xscale="log", yscale="log", xlim=(smallest, 1), ylim=(smallest, 1))
-        ax.legend(frameon=False, fontsize=8, loc="lower right")
+        ax.legend(frameon=False, fontsize=8, loc="lower right", handlelength=3.2)
         first = ax is axes[0][0]
         tidy(ax, x="false-positive rate", y="true-positive rate" if first else "", title=NAMES[regime])
     return figure
@@ -74,7 +66,7 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """AUC of every attack on every regime, as points with 95 % intervals around the line of guessing."""
     figure, ax = new_figure(width=9, height=3.8)
     regimes = list(dict.fromkeys(r["model"] for r in rows))
-    attacks = [a for a in _ATTACKS if find(rows, attack=a, metric="mia_auc")]
+    attacks = [a for a in ATTACKS if find(rows, attack=a, metric="mia_auc")]
     for i, regime in enumerate(regimes):
         for j, attack in enumerate(attacks):
             for r in find(rows, model=regime, attack=attack, metric="mia_auc"):
@@ -84,7 +76,7 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     label=NAMES[regime] if j == 0 else None,
                 )  # fmt: skip
     ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
-    ax.set_xticks(range(len(attacks)), [_ATTACKS[a].replace(" ", "\n", 1) for a in attacks])
+    ax.set_xticks(range(len(attacks)), [ATTACKS[a].replace(" ", "\n", 1) for a in attacks])
     ax.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))  # above: points lie anywhere
     tidy(ax, x="attack", y="AUC (0.5 is guessing)")
     return figure
@@ -105,7 +97,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
             ends = [value - [r["low"] for r in points], np.array([r["high"] for r in points]) - value]
             ax.errorbar(
                 [r[by] for r in points], value, yerr=ends, capsize=3, marker="o", ms=4, ls=_LINES[attack],
-                color=COLOURS[points[0]["model"]], label=_ATTACKS[attack],
+                color=COLOURS[points[0]["model"]], label=ATTACKS[attack],
             )  # fmt: skip
         ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
         ax.set_xscale("log", base=2)
@@ -153,7 +145,7 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     models = list(dict.fromkeys(r["model"] for r in rows))
     audits = list(dict.fromkeys(r["attack"] for r in find(rows, metric="epsilon_lower_bound")))
-    figure, ax = new_figure(width=6.8, height=1.2 + 0.6 * len(models))
+    figure, ax = new_figure(width=6.8, height=1.2 + 0.75 * len(models))
     for place, model in enumerate(models):
         for r in find(rows, model=model, metric="epsilon"):
             ax.plot([r["value"]] * 2, [place - 0.3, place + 0.3], color="#222222", lw=2,
@@ -163,9 +155,10 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     broken = found["value"] > r["value"]
                     ax.plot(
                         [0, found["value"]], [place + 0.2 * (i - (len(audits) - 1) / 2)] * 2, marker="<o^sv"[1 + i % 4],
-                        markevery=[1], color=COLOURS["pgd"] if broken else COLOURS["dp"],
+                        markevery=[1], color=BROKEN if broken else COLOURS["dp"],
                         label=f"demonstrated: {audit}" if place == 0 else None,
                     )  # fmt: skip
+    ax.plot([], [], color=BROKEN, lw=2, label="breaks the claim")
     ax.set_yticks(range(len(models)), [NAMES.get(m, m) for m in models])
     ax.set_ylim(len(models) - 0.4, -0.6)
     ax.set_xlim(left=0)

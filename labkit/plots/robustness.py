@@ -28,19 +28,23 @@ def against_eps(rows: Rows, attacks: Mapping[str, str], published: Mapping[str, 
         attacks: name in the rows -> title of the panel.
         published: attack -> what is drawn into its panel.
     """
-    figure, axes = new_figure(len(attacks), width=4.3, height=4.2, squeeze=False, sharey=True)
-    for ax, (attack, title) in zip(axes[0], attacks.items(), strict=True):
+    columns = min(2, len(attacks))
+    figure, axes = new_figure(
+        columns, -(-len(attacks) // columns), width=4.6, height=3.9, squeeze=False, sharey=True, sharex=True
+    )
+    for ax in axes.flat[len(attacks) :]:
+        ax.set_visible(False)
+    for ax, (attack, title) in zip(axes.flat, attacks.items(), strict=False):
         for model, radius in contenders(rows):
             measured = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack)
             if measured:
-                clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")[:1]
-                _errorbar(ax, [{**r, "eps": 0.0} for r in clean] + measured, "eps", model, radius)
+                _errorbar(ax, _untouched(rows, measured[0]) + measured, "eps", model, radius)
         for point in published.get(attack, ()):
             ax.plot(point.eps, 100 * point.value, "x", color=COLOURS[point.model], ms=8, mew=2, zorder=5)
         ax.axhline(10, color=COLOURS["chance"], ls=":", lw=1)
         ax.text(0, 11.5, "guessing", color=COLOURS["chance"], fontsize=8)
         ax.set_ylim(-2, 100)
-        tidy(ax, x="eps (l-infinity, pixels in [0, 1])", y="accuracy (%)" if ax is axes[0][0] else "", title=title)
+        tidy(ax, x="eps (l-infinity, pixels in [0, 1])", y="accuracy (%)" if ax in axes[:, 0] else "", title=title)
     _legend_below(figure, axes[0][0])
     return figure
 
@@ -62,7 +66,7 @@ def against_steps(rows: Rows, eps: float) -> Figure:
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     tidy(ax, x=f"PGD steps at eps {eps:g}", y="accuracy (%)")
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=3.5)
     return figure
 
 
@@ -78,7 +82,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     figure, (left, right) = new_figure(2, width=5.6, height=4.4, sharey=True)
     for model, radius in contenders(rows):
         robust = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack, eps=eps)
-        clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")
+        clean = _untouched(rows, robust[0]) if robust else []
         seconds = find(rows, model=model, train_eps=radius, metric="train_seconds")
         for ax, across, scale in ((left, clean, 100), (right, seconds, 1)):
             if robust and across:
@@ -86,7 +90,13 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 span = [[y - 100 * robust[0]["low"]], [100 * robust[0]["high"] - y]]
                 style = {"color": COLOURS[model], "marker": MARKERS[model], "ls": "", "capsize": 3}
                 style["markerfacecolor"] = COLOURS[model] if radius is None else "white"
-                ax.errorbar(scale * across[0]["value"], y, yerr=span, label=label(model, radius), **style)
+                x = scale * across[0]["value"]
+                ax.errorbar(x, y, yerr=span, label=label(model, radius), **style)
+                if radius is not None:
+                    ax.annotate(
+                        f"{radius:g}", (x, y), xytext=(-5, 4), textcoords="offset points", ha="right", fontsize=7,
+                        color=COLOURS[model],
+                    )  # fmt: skip
     there = sorted((p for p in published if p.eps == eps and p.clean is not None), key=lambda p: -p.value)
     for point in {(p.source, p.model): p for p in there}.values():
         at = (100 * point.clean, 100 * point.value)
@@ -109,8 +119,11 @@ def overfitting(histories: Mapping[tuple[str, float], Sequence[Any]]) -> Figure:
     Args:
         histories: (model, radius) -> progress of one model, with validation figures; the kept epoch is marked.
     """
-    figure, axes = new_figure(len(histories), width=3.6, height=3.4, squeeze=False, sharey=True)
-    for ax, ((model, radius), history) in zip(axes[0], histories.items(), strict=True):
+    columns = min(3, len(histories))
+    figure, axes = new_figure(columns, -(-len(histories) // columns), width=3.4, height=3.2, squeeze=False, sharey=True)
+    for ax in axes.flat[len(histories) :]:
+        ax.set_visible(False)
+    for ax, ((model, radius), history) in zip(axes.flat, histories.items(), strict=False):
         epochs = [p.epoch for p in history]
         colour = COLOURS[model]
         robust = [100 * p.validation_robust for p in history]
@@ -119,9 +132,15 @@ def overfitting(histories: Mapping[tuple[str, float], Sequence[Any]]) -> Figure:
         ax.plot(epochs, robust, "-", color=colour, label="validation, PGD-10")
         best = max(range(len(robust)), key=robust.__getitem__)
         ax.plot(epochs[best], robust[best], "o", color=colour, ms=7, markerfacecolor="white", label="highest")
-        tidy(ax, x="epoch", y="accuracy (%)" if ax is axes[0][0] else "", title=label(model, radius))
+        tidy(ax, x="epoch", y="accuracy (%)" if ax in axes[:, 0] else "", title=label(model, radius))
         ax.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _untouched(rows: Rows, like: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The accuracy at eps 0 of the same model, and on as many images of as many models, as a row under attack."""
+    clean = find(rows, model=like["model"], train_eps=like.get("train_eps"), metric="accuracy", attack="none")
+    return [{**r, "eps": 0.0} for r in clean if (r["n"], r["models"]) == (like["n"], like["models"])][:1]
 
 
 def _errorbar(ax: Axes, points: Rows, across: str, model: str, radius: float | None) -> None:
@@ -136,4 +155,7 @@ def _errorbar(ax: Axes, points: Rows, across: str, model: str, radius: float | N
 
 def _legend_below(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+    columns = min(4, len(labels))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3.5
+    )

@@ -16,9 +16,9 @@ COLOURS = {
     "trades": "#56B4E9",
     "fgsm": "#B2A800",
     "ibp": "#5B3A8C",
-    "mtl_ibp": "#000000",
+    "mtl_ibp": "#AA0055",
     "dp_pgd": "#7A3B2E",
-    "scattering": "#009E73",
+    "scattering": "#4D9221",
     "gan": "#8C6D1F",
     "chance": "#777777",
 }
@@ -49,6 +49,24 @@ NAMES = {
     "dp_pgd": "DP-SGD with PGD",
     "scattering": "DP-SGD on scattering features",
     "gan": "GAN",
+}
+
+ATTACKS = {  # by the name that rows carry
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "pgd_strong": "strong PGD",
+    "autoattack": "AutoAttack",
+    "apgd_ce": "APGD-CE",
+    "apgd_t": "APGD-T",
+    "fab_t": "FAB-T",
+    "square": "Square",
+    "threshold": "correctness",
+    "loss": "loss threshold",
+    "learned": "learned attacker",
+    "calibrated": "loss less difficulty",
+    "lira_offline": "LiRA, offline",
+    "lira": "LiRA",
+    "rmia": "RMIA",
 }
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from labkit.plots.style import COLOURS, MARKERS, NAMES, new_figure, tidy
+from labkit.membership import HEADLINE
+from labkit.plots.style import ATTACKS, COLOURS, MARKERS, NAMES, new_figure, tidy
 from labkit.results import find
 
 
 def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
-    """Two panels over the same clean accuracy: robust accuracy at ``eps``, and LiRA's AUC.
+    """Two panels over the same clean accuracy: robust accuracy at ``eps``, and the AUC of membership inference.
 
     Args:
         rows: as dicts; of each model one ``accuracy``, one ``robust_accuracy``, one ``mia_auc``.
@@ -35,7 +36,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
         ax.margins(x=0.22, y=0.15)
     left.set_ylim(bottom=min(0, left.get_ylim()[0]))
     tidy(left, x="clean accuracy (%)", y=f"accuracy under attack, eps {eps:g} (%)", title="Robustness (up is better)")
-    tidy(right, x="clean accuracy (%)", y="LiRA's AUC", title="Leakage (down is better)")
+    tidy(right, x="clean accuracy (%)", y=f"AUC of {ATTACKS[HEADLINE]}", title="Leakage (down is better)")
     return figure
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from labkit.plots.style import COLOURS, NAMES
+from labkit.membership import HEADLINE
+from labkit.plots.style import ATTACKS, COLOURS, NAMES
 from labkit.progress import duration
 from labkit.report.chapter import Chapter
 from labkit.report.render import templates
-from labkit.results import percent
+from labkit.results import overlap, percent
 
 MOST_FINDINGS = 5
 _TRADEOFF = "06_tradeoff"
@@ -34,17 +35,9 @@ class _Measure:
 _MEASURES = (
     _Measure("accuracy", "Clean accuracy", True, "01_utility"),
     _Measure("robust_accuracy", "Robust accuracy", True, "02_robustness", ("autoattack", "pgd_strong", "pgd")),
-    _Measure("mia_auc", "Leakage: AUC", False, "03_privacy", ("lira",)),
-    _Measure("mia_tpr", "Leakage: TPR", False, "03_privacy", ("lira",)),
+    _Measure("mia_auc", "Leakage: AUC", False, "03_privacy", (HEADLINE,)),
+    _Measure("mia_tpr", "Leakage: TPR", False, "03_privacy", (HEADLINE,)),
 )
-_ATTACKS = {
-    "lira": "LiRA",
-    "rmia": "RMIA",
-    "pgd": "PGD",
-    "pgd_strong": "strong PGD",
-    "fgsm": "FGSM",
-    "autoattack": "AutoAttack",
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Column:
 class Cell:
     value: str
     interval: str
-    best: bool
+    best: bool  # or not told apart from the best: their intervals overlap
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,8 @@ def overview(chapters: Sequence[Chapter], eps: float) -> Overview:
     grids: list[dict[str, Mapping[str, Any]]] = []
     for measure in _MEASURES:
         chapter = tradeoff if whole else by_name.get(measure.chapter)
-        rows = [r for r in (chapter.rows if chapter else []) if r["metric"] == measure.metric]
+        # Defences against one radius are models of their own, which the other chapters do not know.
+        rows = [r for r in (chapter.rows if chapter else []) if r["metric"] == measure.metric and "train_eps" not in r]
         for condition, grid in _conditions(rows, eps, measure.strongest):
             columns.append(Column(measure.title, condition, "higher" if measure.higher_is_better else "lower"))
             grids.append(grid)
@@ -136,7 +130,7 @@ def _condition(
 ) -> str:
     parts = []
     if attack:
-        parts.append(_ATTACKS.get(attack, attack) + (f"-{steps}" if steps else ""))
+        parts.append(ATTACKS.get(attack, attack) + (f"-{steps}" if steps else ""))
         if restarts and restarts > 1:
             parts[-1] += f" × {restarts}"
     if eps is not None:
@@ -148,15 +142,15 @@ def _condition(
 
 def _cell(row: Mapping[str, Any], column_rows: Sequence[Mapping[str, Any]], column: Column) -> Cell:
     # An AUC below one half is no better a secret than one half: both are guessing.
-    values = [max(r["value"], 0.5) if r["metric"] == "mia_auc" else r["value"] for r in [row, *column_rows]]
-    best = (max if column.better == "higher" else min)(values)
+    values = [max(r["value"], 0.5) if r["metric"] == "mia_auc" else r["value"] for r in column_rows]
+    winner = column_rows[values.index((max if column.better == "higher" else min)(values))]
     if row["metric"] == "mia_auc":
         value, scale, digits = f"{row['value']:.3f}", 1, 3
     else:
         value, scale, digits = percent({"value": row["value"]}), 100, 1
     low, high = row.get("low"), row.get("high")
     interval = f"{scale * low:.{digits}f} – {scale * high:.{digits}f}" if low is not None and high is not None else ""
-    return Cell(value, interval, values[0] == best)
+    return Cell(value, interval, row is winner or overlap(row, winner))
 
 
 def findings(chapters: Sequence[Chapter]) -> list[dict[str, str]]:

@@ -15,8 +15,8 @@ from labkit.results import find
 BROKEN = "#B00020"  # what an audit shows to be false
 _LINES = {
     "loss": ":",
-    "learned": (0, (1, 2)),
-    "calibrated": (0, (4, 1.5, 1, 1.5)),
+    "learned": (0, (8, 2, 1, 2, 1, 2)),
+    "calibrated": "-.",
     "lira_offline": (0, (2, 1)),
     "lira": (0, (6, 2)),
     "rmia": "-",

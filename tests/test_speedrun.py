@@ -235,9 +235,12 @@ def test_facts_and_their_lines() -> None:
         {"seconds": 1.0, "reading": 0.5, "accuracy": 0.88},
         {"seconds": 2.0, "reading": 0.5, "accuracy": 0.94},
     ]
-    kept = {"measured": "2026-01-01", "surroundings": {"hardware": "H", "torch": "T", "python": "P"}, "facts": facts}
-    text = render._speedrun({"cpu": {}, "cuda": {"speedrun": kept}})
+    surroundings = {"hardware": "H", "torch": "T", "python": "P"}
+    kept = {"measured": "2026-01-01", "surroundings": surroundings, "results": results, "facts": facts}
+    text = render.page({"CPU": {}, "GPU: H": {"speedrun": kept}})
+    assert "**CPU: not measured.**" in text
     assert "**1.50 ± 0.71 s**, of which 0.50 ± 0.00 s" in text
     assert "91.00 ± 4.24 %: the mean reaches the goal; n = 2, of which 1 reach it" in text
-    assert "GPU: H; python P, torch T; 2026-01-01" in text
-    assert render._speedrun({"cpu": {}, "cuda": {}}) == ""
+    assert "**GPU: H**: torch T, python P; 2026-01-01." in text
+    assert "*GPU: H*\n\n- to 90 % in 2 epochs" in text
+    assert "in 2 epochs" not in render.page({"CPU": {}, "GPU": {}})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -229,8 +230,9 @@ def _describe(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"] if not str(part).startswith("function-"))
     value, kind = error["input"], error["type"]
     if kind == "extra_forbidden":
+        known = "known are " + ", ".join(Params.model_fields)
         near = difflib.get_close_matches(name, Params.model_fields, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(Params.model_fields)
+        hint = f"did you mean {near[0]}?" if near else shorten(known, 800, placeholder=" ...; labkit/params.py has all")
         return f"{name}: unknown parameter; {hint}"
     message = error["msg"][0].lower() + error["msg"][1:]
     field = Params.model_fields.get(str(error["loc"][0]))

@@ -134,7 +134,7 @@ def test_an_end_to_end_private_network_keeps_its_epsilon(tmp_path, monkeypatch):
     assert 0 <= low <= mean <= high <= 100
 
 
-def test_what_was_reached_is_kept_once_and_shown(tmp_path, monkeypatch):
+def test_what_was_reached_is_kept_by_its_settings_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(reached, "PATH", tmp_path / "reached.json")
     assert reached.section() == ""
     columns = ("clean", *reached.ATTACKS, "certified")
@@ -142,12 +142,16 @@ def test_what_was_reached_is_kept_once_and_shown(tmp_path, monkeypatch):
         r = {"value": value, "low": 0.05, "high": 0.25}
         facts = {"rows": dict.fromkeys(columns, r), "attacked": 30, "seconds": 7.0, "changed": []}
         reached.keep("robust", "pgd at 0.1", facts, CPU)
+    unlike = {"value": 0.3, "low": 0.15, "high": 0.35}
+    other = dict.fromkeys(columns, unlike)
+    reached.keep("robust", "pgd at 0.1", {**facts, "rows": other, "changed": ["train_steps=2"]}, CPU)  # beside them
     r = {"epsilon": 2.98, "value": 0.8, "low": 0.7, "high": 0.9, "models": 3}
     reached.keep("private", "end to end, 3", {"row": r, "seconds": 5.0, "changed": ["dp_epochs=30"]}, CPU)
     section = reached.section()
     assert section.count("20.0 % (5.0 to 25.0)") == len(columns)
     assert "10.0 %" not in section
+    assert section.count("30.0 % (15.0 to 35.0)") == len(columns)
     assert "| end to end, 3 | 2.980 | 80.0 % (70.0 to 90.0) | 3 | 5 | dp_epochs=30 |" in section
     rows = [line.count("|") for line in section.splitlines() if line.startswith("|")]
-    assert rows[0] == rows[1] == rows[2]
-    assert rows[3] == rows[4] == rows[5]
+    assert rows[0] == rows[1] == rows[2] == rows[3]
+    assert rows[4] == rows[5] == rows[6]

@@ -119,7 +119,7 @@ def test_a_malformed_file(name: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"1 problem in {path}:\n  - ")
     assert all(fragment in message for fragment in fragments), message
-    assert len(message) < 1200
+    assert len(message) < 1000
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-# The one that speaks for all in verdicts, chosen beforehand: the strongest of them where shadow models are few
-# (Zarifzadeh et al. 2024, section 4).
+# The one that speaks for all in verdicts: one for every regime and chapter, lest each figure be the best of several.
+# With few shadow models it is the strongest (Zarifzadeh et al. 2024).
 HEADLINE = "rmia"
 
 # Attacks, in ATTACKS or by other scores, that look at the target alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +26,8 @@ from labkit.progress import progress
 from labkit.results import Check, Row, find, row
 from labkit.robustness import Measure, Survival, measured, survive
 from labkit.store import Store
-from labkit.training import DEFENCES, REGIMES, Ensemble, Recipe, milestones, train
+from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, milestones, train
+from labkit.workers import Crew
 
 
 def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
@@ -110,10 +112,26 @@ class Lab:
             epochs = {"standard": p.epochs, "pgd": p.pgd_epochs, "dp": p.dp_epochs}
             return self._train(REGIMES[regime](p, size, epochs[regime]), everyone, "classifiers", watch=True)
         held_out = self.validation
-        recipe = DEFENCES[regime](p, size - int(held_out.sum()), eps)
         members = (~held_out).expand(p.seeds, -1)
         validation = held_out if held_out.any() else None
-        return self._train(recipe, members, "classifiers", watch=True, validation=validation)
+        return self._train(self._defence(regime, eps), members, "classifiers", watch=True, validation=validation)
+
+    def defences(self) -> dict[tuple[str, float], Ensemble]:
+        """Classifiers of every defence that the parameters ask for, at each radius.
+
+        On a CPU each kind has a core, and those with the most epochs begin, so that the cores end together.
+        """
+        p = self.params
+        kinds = [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]
+        ordered = sorted(kinds, key=lambda kind: self._defence(*kind).epochs, reverse=True)
+        with Crew(None if self.device.type == "cpu" else 1) as crew:
+            made = dict(zip(ordered, crew.map(lambda kind: self.classifiers(*kind), ordered), strict=True))
+        return {kind: made[kind] for kind in kinds}
+
+    def _defence(self, regime: str, eps: float) -> Recipe:
+        """Its piece is large: such models are trained a core each."""
+        members = len(self.data.train) - int(self.validation.sum())
+        return replace(DEFENCES[regime](self.params, members, eps), piece=LARGE)
 
     @cached_property
     def validation(self) -> Tensor:
@@ -139,7 +157,7 @@ class Lab:
         p = self.params
         epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}[regime]
         # The expected number of members, a public constant; the number drawn is private.
-        recipe = REGIMES[regime](p, len(self.data.train) // 2, epochs)
+        recipe = replace(REGIMES[regime](p, len(self.data.train) // 2, epochs), piece=LARGE)
         trace = milestones(epochs) if regime == "standard" else ()
         return self._train(recipe, self.members(regime), "shadows", trace=trace)
 

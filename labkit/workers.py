@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import ContextVar
 from itertools import count, pairwise
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ class Crew:
     """Threads that have one core each; the calling thread, which enters it, is one of them.
 
     It stays at one core until it leaves: to give cores back and take them again for every piece costs as much as
-    small pieces do (measured on two cores: half the speed).
+    small pieces do (measured on two cores: half the speed). A crew that is made in another one's thread ends with it.
 
     Args:
         size: number of threads, at least 1; by default as many as torch may use.
@@ -40,6 +41,7 @@ class Crew:
 
     def __init__(self, size: int | None = None):
         self.size = max(1, min(size or torch.get_num_threads(), MOST_THREADS))
+        self._outer = _CREW.get()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(self.size - 1, initializer=_one_core) if self.size > 1 else None
 
@@ -62,12 +64,15 @@ class Crew:
         turn = count()  # next() is atomic
 
         def work() -> None:
+            token = _CREW.set(self)
             try:
                 while (index := next(turn)) < len(items) and not self._stop.is_set():
                     results[index] = function(items[index])
             except BaseException as failure:
                 failures.append(failure)
                 self._stop.set()
+            finally:
+                _CREW.reset(token)
 
         helpers = [self._pool.submit(work) for _ in range(min(self.size, len(items)) - 1)] if self._pool else []
         work()
@@ -85,10 +90,15 @@ class Crew:
         """
         if self._stop.is_set():
             raise Stopped("another thread of the crew has failed or was interrupted")
+        if self._outer:
+            self._outer.check()
 
 
 class Stopped(RuntimeError):
     """Work given up because a thread beside it failed."""
+
+
+_CREW: ContextVar[Crew | None] = ContextVar("crew", default=None)  # whose work this thread does
 
 
 def _one_core() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -63,7 +62,7 @@ def precise(seed):
 @pytest.fixture
 def in_float64(monkeypatch):
     """No bf16: what is left between two ways is rounding."""
-    monkeypatch.setattr(loop_module, "training_precision", lambda device: nullcontext())
+    monkeypatch.setattr(loop_module, "training_dtype", lambda device: torch.float32)
 
 
 def same(a, b, **tolerance):
@@ -113,6 +112,46 @@ def test_stacked_layers_equal_their_networks():
     assert [{k: v.shape for k, v in s.items()} for s in stack.states()] == [
         {k: v.shape for k, v in n.state_dict().items()} for n in networks
     ]
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_layers_compute_with_a_copy_in_a_shorter_type(models):
+    """Equal to autocast, which would round the same weights anew for every pass."""
+    networks = [build(seed) for seed in range(models)]
+    stack, plain = Stack(networks, "cpu", torch.bfloat16), Stack(networks)
+    x, y = torch.rand(models * 4, 1, 28, 28, generator=gen()), torch.arange(models * 4) % 10
+    for _ in range(2):
+        found = []
+        for each in (stack, plain):
+            with torch.autocast("cpu", torch.bfloat16):
+                found.append(each.gradient(F.cross_entropy(each(x), y, reduction="sum")))
+        assert found[0].dtype == stack.theta.dtype == torch.float32
+        torch.testing.assert_close(*found, rtol=0, atol=0)
+        for each in (stack, plain):
+            each.theta.mul_(1.1)
+            each.renew()
+
+
+def test_a_crew_within_a_crew_ends_with_it():
+    begun, ended = threading.Event(), []
+
+    def item(index):
+        if index == 0:
+            begun.wait(10)
+            raise KeyError("lost")
+        inner = Crew(1)
+        begun.set()
+        try:
+            while True:
+                inner.check()
+        except Stopped:
+            ended.append(index)
+            raise
+
+    with pytest.raises(KeyError, match="lost"), Crew(2) as crew:
+        crew.map(item, [0, 1])
+    assert ended == [1]
+    Crew(1).check()  # one that is made outside knows of nobody
 
 
 def test_traced_losses_are_those_of_the_state_and_leave_it_alone(tmp_path):

@@ -3,12 +3,13 @@
 from labkit.training.accounting import epsilon, noise_multiplier, side_by_side
 from labkit.training.clipping import gradient_norms
 from labkit.training.ensemble import Ensemble, predict, train
-from labkit.training.regimes import DEFENCES, REGIMES, Recipe
+from labkit.training.regimes import DEFENCES, LARGE, REGIMES, Recipe
 from labkit.training.rules import Adversarial, Blend, Interval, Mean, Private, Trades
 from labkit.training.watch import milestones
 
 __all__ = [
     "DEFENCES",
+    "LARGE",
     "REGIMES",
     "Adversarial",
     "Blend",

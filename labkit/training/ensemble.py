@@ -140,7 +140,7 @@ def train(
     }
     keys = [{**common, "index": index, "members": checksum(row)} for index, row in enumerate(members)]
 
-    def make(indices: Sequence[int], crew: Crew, piece: int, tick: Tick) -> list[Entry]:
+    def make(indices: Sequence[int], crew: Crew, piece: int | None, tick: Tick) -> list[Entry]:
         start = time.perf_counter()
         rows, seeds = members[list(indices)], [derive(seed, recipe.regime, index) for index in indices]
         see = {"watch": watch, "validation": held_out, "trace": trace}

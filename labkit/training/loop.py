@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
@@ -18,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.data import Dataset
-from labkit.device import derive, generator, training_precision
+from labkit.device import derive, generator, training_dtype
 from labkit.training.capture import captured
 from labkit.training.dice import Dice
 from labkit.training.optimisers import OPTIMISERS, Average
 from labkit.training.regimes import Recipe
 from labkit.training.stack import Stack
 from labkit.training.watch import Best, Network, Progress, look, losses
-from labkit.workers import PIECE, Crew
+from labkit.workers import Crew
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def fit(
     device: torch.device,
     *,
     crew: Crew,
-    piece: int = PIECE,
+    piece: int | None = None,
     watch: bool = False,
     validation: Tensor | None = None,
     trace: Sequence[int] = (),
@@ -74,7 +75,7 @@ def fit(
         seeds: M.
         device: where.
         crew: threads that share the pieces of a batch.
-        piece: examples of a model computed at once; a constant on the CPU, where it decides the rounding.
+        piece: examples of a model computed at once; by default the recipe's, as it must be on a CPU.
         watch: note loss and accuracy on members and test images after every epoch.
         validation: indices of training images that no model trains on. After every epoch accuracy on them is noted,
             clean and attacked, and a recipe that keeps the best state chooses it there.
@@ -87,7 +88,12 @@ def fit(
     """
     if recipe.keep == "best" and (validation is None or recipe.eps is None):
         raise ValueError(f"{recipe.regime!r} keeps its best state: give validation images, and eps")
-    stack = Stack([network(derive(seed, "weights")) for seed in seeds], device)
+    piece = piece or recipe.piece
+    # The norms that DP-SGD clips by must hold: no bf16 there.
+    dtype = training_dtype(device) if recipe.sample_rate is None else torch.float32
+    short = dtype != torch.float32
+    networks = [network(derive(seed, "weights")) for seed in seeds]
+    stack = Stack(networks, device, dtype if short else None)
     mine = [row.nonzero()[:, 0] for row in members]
     steps = [recipe.steps(len(indices)) for indices in mine]
     update, course = OPTIMISERS[recipe.optimiser]
@@ -104,8 +110,7 @@ def fit(
         labels = torch.where(chosen.flatten() < 0, -100, labels)
         if recipe.mirror:
             images = torch.where(dice.uniform(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
-        # The norms that DP-SGD clips by must hold: no bf16 there.
-        with training_precision(device) if recipe.sample_rate is None else torch.enable_grad():
+        with torch.autocast(device.type, dtype) if short else nullcontext():
             return recipe.rule.add(stack, images, labels, dice)
 
     def step(batch: Tensor, rate: Tensor) -> None:
@@ -114,6 +119,7 @@ def fit(
         total = sum(crew.map(add, list(zip(pieces, each, strict=False))))
         counts = (batch >= 0).sum(1, keepdim=True)
         optimiser.step(recipe.rule.finish(total, counts, whole), rate)
+        stack.renew()
         if average:
             average.step(rate)
 
@@ -186,6 +192,6 @@ def _padded(recipe: Recipe, block: list[tuple[Tensor, ...]]) -> Tensor:
     """
     width = max(len(batch) for step in block for batch in step)
     if recipe.sample_rate is not None:
-        width = PIECE * max(1, math.ceil(width / PIECE))
+        width = recipe.piece * max(1, math.ceil(width / recipe.piece))
     rows = [F.pad(batch, (0, width - len(batch)), value=-1) for step in block for batch in step]
     return torch.stack(rows).view(len(block), -1, width)

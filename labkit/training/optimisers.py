@@ -20,6 +20,7 @@ class AdamW:
     def __init__(self, theta: Tensor):
         self.theta = theta
         self.mean, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
+        self.scratch = torch.empty_like(theta)  # fresh memory at every step would take as long as the step
         self.t = theta.new_zeros(())  # a tensor, so that a captured step counts on
 
     def step(self, gradient: Tensor, rate: Tensor) -> None:
@@ -27,9 +28,9 @@ class AdamW:
         self.t += 1
         self.mean.lerp_(gradient, 1 - self.beta1)
         self.square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        root = (self.square / (1 - self.beta2**self.t)).sqrt_().add_(self.eps)
+        root = torch.div(self.square, 1 - self.beta2**self.t, out=self.scratch).sqrt_().add_(self.eps)
         self.theta.mul_(1 - rate * self.decay)
-        self.theta.addcmul_(self.mean / root, -rate / (1 - self.beta1**self.t))
+        self.theta.addcmul_(torch.div(self.mean, root, out=root), -rate / (1 - self.beta1**self.t))
 
 
 class SGD:

@@ -13,6 +13,9 @@ from typing import Literal
 from labkit.params import Params
 from labkit.training.accounting import epsilon, noise_multiplier
 from labkit.training.rules import Adversarial, Blend, Interval, Mean, Private, Rule, Trades
+from labkit.workers import PIECE
+
+LARGE = 2 * PIECE  # pieces of models that are trained a core each
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Recipe:
         width, hidden, activation: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
             constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
+        piece: examples that a core computes at once; it decides how sums are rounded. Cores can share a batch where it
+            has several pieces; where each core has a model of its own, pieces as large as a batch are faster
+            (measured on two cores: :data:`LARGE` 1.3 to 1.5 times).
     """
 
     regime: str
@@ -52,6 +58,7 @@ class Recipe:
     width: float = 1
     hidden: int = 128
     activation: str = "relu"
+    piece: int = PIECE
 
     def steps(self, members: int) -> int:
         """Gradient steps on ``members`` training images."""

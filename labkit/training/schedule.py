@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.workers import PIECE, Crew, halved
+from labkit.workers import Crew, halved
 
 Tick = Callable[[int], None]
 Entry = tuple[dict[str, Tensor], dict[str, Any]]  # a trained model's parameters, and facts about its training
-Make = Callable[[Sequence[int], Crew, int, Tick], list[Entry]]  # models by index, trained side by side in such pieces
+# Models by index, trained side by side, in pieces of so many examples or in the recipe's.
+Make = Callable[[Sequence[int], Crew, int | None, Tick], list[Entry]]
 Keep = Callable[[int, Callable[[], Entry]], None]  # a model by index, made now unless somebody made it meanwhile
 
 WHOLE = 1 << 30  # a piece as large as any batch
@@ -31,7 +32,7 @@ def one_a_core(make: Make, keep: Keep, indices: Sequence[int], tick: Tick) -> No
 
         def one(index: int) -> None:
             with Crew(cores // at_once) as own:
-                keep(index, lambda: make([index], own, PIECE, beat)[0])
+                keep(index, lambda: make([index], own, None, beat)[0])
 
         crew.map(one, indices)
 

@@ -2,6 +2,8 @@
 
 A stack is called like any classifier, with images [M B, ...], of which the first B belong to the first model; so
 attacks and rules need not know of it. Its parameters are one flat matrix theta [M, P], and so are its gradients.
+Layers may compute with a copy of theta in a shorter type: autocast would make one for every forward pass, and pass
+each gradient back through it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class _Stacked(nn.Module):
         return out
 
     def one(self, x: Tensor) -> Tensor:
-        """The layer of a single model."""
+        """The layer of a single model; an axis is squeezed, since the gradient of an index is a padded copy."""
         raise NotImplementedError
 
     def many(self, x: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class StackedLinear(_Stacked):
     """M linear layers: [M B, I] to [M B, O]."""
 
     def one(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
+        return F.linear(x, self.weight.squeeze(0), None if self.bias is None else self.bias.squeeze(0))
 
     def many(self, x: Tensor) -> Tensor:
         x, w = x.unflatten(0, (len(self.weight), -1)), self.weight.mT  # [M, B, I], [M, I, O]
@@ -98,9 +100,9 @@ class StackedConv2d(_Stacked):
         self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
 
     def one(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias[0]
+        bias = None if self.bias is None else self.bias.squeeze(0)
         x = x.contiguous(memory_format=torch.channels_last)
-        out = F.conv2d(x, self.weight[0], bias, self.stride, self.padding)
+        out = F.conv2d(x, self.weight.squeeze(0), bias, self.stride, self.padding)
         # With one channel both orders look alike, and the other one comes out: pooling it takes ten times as long.
         return out.contiguous(memory_format=torch.channels_last)
 
@@ -138,22 +140,26 @@ class Stack(nn.Module):
         networks: M modules that differ in their parameters only, which are in ``nn.Linear`` and ``nn.Conv2d`` layers
             without groups or dilation and with numeric zero padding. Nothing in them mixes examples.
         device: where the stack is to run.
+        dtype: what the layers' weights are kept in; by default what the networks' are.
 
     Attributes:
-        theta: [M, P], all parameters; the layers' weights are views of it.
+        theta: [M, P], all parameters, in the networks' own type.
         age: [M, 1], the share of each model's training that is over, in [0, 1]; the training loop sets it.
 
     Raises:
         TypeError: a layer of another kind has parameters.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu"):
+    def __init__(
+        self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ):
         super().__init__()
         self.shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         rows = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
         self.theta = torch.stack(rows).to(device)  # [M, P]
         self.age = self.theta.new_zeros(len(networks), 1)
-        self.leaves = {name: part.requires_grad_() for name, part in self.unflatten(self.theta).items()}
+        self._kept = self.theta.to(dtype or self.theta.dtype)  # theta itself where the type is the same
+        self.leaves = {name: part.requires_grad_() for name, part in self.unflatten(self._kept).items()}
         self.network = deepcopy(networks[0]).to(device)
         swapped: dict[nn.Module, nn.Module] = {}  # a layer that is used twice is one layer still
         for name, layer in list(self.network.named_modules(remove_duplicate=False)):
@@ -187,9 +193,14 @@ class Stack(nn.Module):
         """Images [M B, ...] to logits [M B, C]."""
         return self.network(images)
 
+    def renew(self) -> None:
+        """To be called when theta has moved: the layers' weights are theta again."""
+        if self._kept is not self.theta:
+            self._kept.copy_(self.theta)
+
     def gradient(self, loss: Tensor) -> Tensor:
         """Of a sum over all models' losses with respect to each one's own parameters: [M, P]."""
-        return self.flatten(torch.autograd.grad(loss, list(self.leaves.values())))
+        return self.flatten(torch.autograd.grad(loss, list(self.leaves.values()))).to(self.theta.dtype)
 
     def flatten(self, parts: Sequence[Tensor]) -> Tensor:
         """Tensors [M, ...] in the order of the parameters to one [M, P]."""

@@ -16,7 +16,7 @@ from labkit import data
 from labkit.training import Private, Recipe
 from labkit.training.loop import fit
 from labkit.training.schedule import WHOLE
-from labkit.workers import PIECE, Crew
+from labkit.workers import Crew
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 
@@ -52,7 +52,7 @@ def dpsgd(device: torch.device, size: int = 12_000, batch: int = 512, repeats: i
 
     def ours() -> None:
         with Crew() as crew:
-            piece = PIECE if device.type == "cpu" else WHOLE
+            piece = None if device.type == "cpu" else WHOLE
             fit(network, recipe, images, members, [0], device, crew=crew, piece=piece)
 
     def opacus(mode: str) -> None:

@@ -11,7 +11,7 @@ from benchmarks.protocol import Result, against, in_turn, seconds
 from labkit import data
 from labkit.device import training_precision
 from labkit.networks import build
-from labkit.training import Adversarial, Mean, Recipe
+from labkit.training import LARGE, Adversarial, Mean, Recipe
 from labkit.training.loop import fit
 from labkit.training.schedule import WHOLE, one_a_core
 from labkit.workers import Crew
@@ -30,12 +30,12 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
     members = torch.ones(models, size, dtype=torch.bool)
     seeds, results = list(range(models)), []
     recipes = {
-        "standard": Recipe("standard", Mean(), 1, 128, 3e-3),
-        "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, 128, 3e-3),
+        "standard": Recipe("standard", Mean(), 1, 128, 3e-3, piece=LARGE),
+        "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, 128, 3e-3, piece=LARGE),
     }
     for regime, recipe in recipes.items():
 
-        def alone(crew: Crew, piece: int, index: int) -> None:
+        def alone(crew: Crew, piece: int | None, index: int) -> None:
             fit(build, recipe, images, members[:1], [index], device, crew=crew, piece=piece)  # noqa: B023
 
         def a_core_a_model() -> None:
@@ -129,7 +129,7 @@ def limit(device: torch.device, size: int = 12_000, repeats: int = 3) -> tuple[l
     with FlopCounterMode(display=False) as backward:
         out.sum().backward()
     flop = (forward.get_total_flops() + backward.get_total_flops()) / 64
-    recipe = Recipe("standard", Mean(), 1, 128, 3e-3)
+    recipe = Recipe("standard", Mean(), 1, 128, 3e-3, piece=LARGE)
 
     def way() -> None:
         def make(indices, crew, piece, tick):

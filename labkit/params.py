@@ -158,7 +158,7 @@ class Params(BaseModel):
     distance_size: Int = Field(
         250, ge=16, le=60_000, description="of those, the ones whose distance to the boundary is found"
     )
-    audit_canaries: Int = Field(1_000, ge=50, le=20_000, description="canaries of the audits of DP-SGD")
+    audit_canaries: Int = Field(1_000, ge=50, le=100_000, description="canaries of the audits of DP-SGD")
 
     # Generative (04)
     cvae_epochs: Int = Field(30, ge=1, le=1000, description="passes over the half it is trained on")

@@ -18,6 +18,7 @@ from labkit.device import derive, generator
 from labkit.training.dice import Dice
 from labkit.training.rules import Private, Rule
 from labkit.training.stack import Stack
+from labkit.workers import PIECE
 
 CLASSES = 10
 LENGTH = 10.0  # of a canary, in clipping bounds: its gradient is far too long unless it is clipped
@@ -70,8 +71,11 @@ def white_box(rule: Rule, claim: Private, *, sample_rate: float, steps: int, can
     scores = torch.zeros(canaries, dtype=torch.float64)
     for _ in range(steps):
         batch = mine[torch.rand(len(mine), generator=order) < sample_rate]  # [B]
-        examples = LENGTH * claim.clip * F.one_hot(batch, canaries).float()  # [B, m]
-        total = rule.add(stack, examples, labels[batch], dice)
+        total = torch.zeros(1, CLASSES * canaries)
+        for piece in batch.split(PIECE):
+            examples = torch.zeros(len(piece), canaries)  # [b, m]
+            examples[torch.arange(len(piece)), piece] = LENGTH * claim.clip
+            total += rule.add(stack, examples, labels[piece], dice)
         given = rule.finish(total, torch.tensor([[len(batch)]]), dice).view(CLASSES, canaries)
         found = (given * towards).sum(0).double() * claim.expected_batch / claim.clip  # [m]
         scores += torch.logaddexp(absent, present + (found - 0.5) / claim.noise_multiplier**2)

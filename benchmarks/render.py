@@ -42,7 +42,8 @@ TARGETS = {  # to reach on two cores, on one GPU
 COMMENTS = {  # what the figures mean, and what stands in the way of more
     "epoch": "Both train the same small network, and nearly all of labkit's step is spent in its convolutions (see "
     "`limit`): what can be saved is what stands around them, which is little for a network chosen to be cheap. A "
-    "processor's matrix units (AMX) stay mostly idle: the layers and the pieces of a batch are too small to fill them.",
+    "processor's matrix units (AMX) stay mostly idle: the layers and the pieces of a batch are too small to fill them. "
+    "Two cores share a batch in halves: of a larger batch each computes more at once, with less to wait for.",
     "pgd": "On the standard model nearly every point falls within a few steps, and `withstand` leaves it alone from "
     "there on. On the PGD-trained one most points stand to the end, and a point that stands needs every step in "
     "float32 from any attack. So the ratio is bounded there by the share of points that fall; a cheap bf16 attack "

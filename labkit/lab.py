@@ -119,17 +119,19 @@ class Lab:
     def defences(self) -> dict[tuple[str, float], Ensemble]:
         """Classifiers of every defence that the parameters ask for, at each radius.
 
-        On a CPU each kind has a core, and those with the most epochs begin, so that the cores end together.
+        On a CPU the kinds share the cores, and those with the most epochs begin, so that the cores end together.
         """
         p = self.params
         kinds = [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]
         ordered = sorted(kinds, key=lambda kind: self._defence(*kind).epochs, reverse=True)
-        with Crew(None if self.device.type == "cpu" else 1) as crew:
+        cores = torch.get_num_threads()
+        at_once = max(1, min(len(kinds), cores)) if self.device.type == "cpu" else 1
+        with Crew(at_once, each=cores // at_once) as crew:
             made = dict(zip(ordered, crew.map(lambda kind: self.classifiers(*kind), ordered), strict=True))
         return {kind: made[kind] for kind in kinds}
 
     def _defence(self, regime: str, eps: float) -> Recipe:
-        """Its piece is large: such models are trained a core each."""
+        """In large pieces, for a core a model: :meth:`defences` has others beside it."""
         members = len(self.data.train) - int(self.validation.sum())
         return replace(DEFENCES[regime](self.params, members, eps), piece=LARGE)
 

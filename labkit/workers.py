@@ -20,7 +20,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-PIECE = 64  # images a core computes at once: what fits its cache
+PIECE = 64  # images a core computes at once: what fits its cache in float32
 LEAST = 16  # images below which a piece is not worth a core
 GPU_CHUNK = 4096  # images a GPU computes at once, until its memory says otherwise
 MOST_THREADS = 16  # beyond, the interpreter's lock is the limit
@@ -30,25 +30,29 @@ Result = TypeVar("Result")
 
 
 class Crew:
-    """Threads that have one core each; the calling thread, which enters it, is one of them.
+    """Threads that have ``each`` cores; the calling thread, which enters it, is one of them.
 
-    It stays at one core until it leaves: to give cores back and take them again for every piece costs as much as
+    It keeps to them until it leaves: to give cores back and take them again for every piece costs as much as
     small pieces do (measured on two cores: half the speed). A crew that is made in another one's thread ends with it.
 
     Args:
         size: number of threads, at least 1; by default as many as torch may use.
+        each: cores that torch, and crews within this one, may use in each of them.
     """
 
-    def __init__(self, size: int | None = None):
-        self.size = max(1, min(size or torch.get_num_threads(), MOST_THREADS))
+    def __init__(self, size: int | None = None, each: int = 1):
+        self.size, self.each = max(1, min(size or torch.get_num_threads(), MOST_THREADS)), each
         self._outer = _CREW.get()
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(self.size - 1, initializer=_one_core) if self.size > 1 else None
+        self._pool = ThreadPoolExecutor(self.size - 1, initializer=self._share) if self.size > 1 else None
 
     def __enter__(self) -> Crew:
         self._before = torch.get_num_threads()
-        _one_core()
+        self._share()
         return self
+
+    def _share(self) -> None:
+        torch.set_num_threads(self.each)
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._before)
@@ -99,10 +103,6 @@ class Stopped(RuntimeError):
 
 
 _CREW: ContextVar[Crew | None] = ContextVar("crew", default=None)  # whose work this thread does
-
-
-def _one_core() -> None:
-    torch.set_num_threads(1)
 
 
 def spread(function: Callable[[slice], Result], n: int, device: torch.device) -> list[Result]:

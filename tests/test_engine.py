@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_stacked_layers_equal_their_networks():
 
 @pytest.mark.parametrize("models", [1, 3])
 def test_layers_compute_with_a_copy_in_a_shorter_type(models):
-    """Equal to autocast, which would round the same weights anew for every pass."""
+    """In one forward pass equal to autocast, which rounds the same weights anew for every one."""
     networks = [build(seed) for seed in range(models)]
     stack, plain = Stack(networks, "cpu", torch.bfloat16), Stack(networks)
     x, y = torch.rand(models * 4, 1, 28, 28, generator=gen()), torch.arange(models * 4) % 10
@@ -132,6 +133,33 @@ def test_layers_compute_with_a_copy_in_a_shorter_type(models):
             each.renew()
 
 
+@dataclass(frozen=True)
+class Spied(Mean):
+    """Asserts that layers compute with theta as it is now, in bf16."""
+
+    def add(self, stack, images, labels, dice):
+        for name, part in stack.unflatten(stack.theta).items():
+            assert torch.equal(stack.leaves[name], part.bfloat16())
+        return super().add(stack, images, labels, dice)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5])
+def test_training_in_bf16_keeps_its_parameters_in_float32(average, monkeypatch):
+    monkeypatch.setattr(loop_module, "training_dtype", lambda device: torch.bfloat16)
+    members = torch.rand(2, 150, generator=gen(1)) < 0.7
+    for state in fitted(replace(RECIPES["standard"], rule=Spied(), average=average), members, [1, 2]):
+        assert all(part.dtype == torch.float32 for part in state.values())
+        assert any(not torch.equal(part, part.bfloat16().float()) for part in state.values())
+
+
+def test_every_example_of_a_batch_is_used_whatever_the_pieces():
+    recipe = replace(RECIPES["dp"], sample_rate=1.0, piece=128, epochs=1)
+    members = torch.arange(150)[None] < 100
+    (whole,) = fitted(recipe, members, [1], piece=schedule.WHOLE)
+    (small,) = fitted(recipe, members, [1], piece=20)
+    same(whole, small, rtol=1e-4, atol=1e-5)
+
+
 def test_a_crew_within_a_crew_ends_with_it():
     begun, ended = threading.Event(), []
 
@@ -142,8 +170,9 @@ def test_a_crew_within_a_crew_ends_with_it():
         inner = Crew(1)
         begun.set()
         try:
-            while True:
+            for _ in range(2000):
                 inner.check()
+                time.sleep(0.01)
         except Stopped:
             ended.append(index)
             raise
@@ -367,6 +396,11 @@ def test_a_crew_keeps_the_order_and_each_thread_one_core():
     with Crew(3) as crew:
         assert crew.map(lambda i: (i * i, torch.get_num_threads()), range(50)) == [(i * i, 1) for i in range(50)]
     assert torch.get_num_threads() >= 1
+
+
+def test_threads_of_a_crew_may_have_several_cores_each():
+    with Crew(2, each=3) as crew:
+        assert crew.map(lambda _: (torch.get_num_threads(), Crew().size), range(4)) == [(3, 3)] * 4
 
 
 def test_threads_of_a_crew_work_at_the_same_time():

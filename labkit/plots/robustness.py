@@ -109,7 +109,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     right.margins(x=0.25)
     left.set_ylim(-2, 100)
     tidy(left, x="clean accuracy (%)", y=f"accuracy under attack, eps {eps:g} (%)", title="Price in clean accuracy")
-    tidy(right, x="training time of one model (s)", y="", title="Price in time")
+    tidy(right, x="training time of one model (s; on a CPU: times cores)", y="", title="Price in time")
     return figure
 
 

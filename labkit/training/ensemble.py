@@ -6,6 +6,7 @@ its own entry in the store, and a run that is killed goes on with the next model
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -50,7 +51,8 @@ class Ensemble:
         histories: M lists of :class:`Progress`, empty where nothing was watched.
         losses: [M, T, N], cross-entropy of every training image (nats) after each of the T epochs in ``trace``.
         trace: T epochs.
-        seconds: M training times, as measured when they were trained; of models side by side, the share of each.
+        seconds: M training times, as measured when they were trained: of models side by side, the share of each; on a
+            CPU times the cores that worked on the model.
         device: where they run.
         network: makes the architecture, from a seed.
     """
@@ -98,8 +100,8 @@ def train(
     """Train one model for each row of ``members``, or take it from the store.
 
     On the CPU the models are shared out to the cores, a core a model (measured: faster than all cores on one model,
-    or than models side by side); where there are fewer models than cores, several cores share a model's batches. On a
-    GPU they are trained side by side, as many as its memory allows.
+    or than models side by side); where there are fewer models than cores, several cores share the pieces of a model's
+    batches, if there are several. On a GPU they are trained side by side, as many as its memory allows.
 
     Args:
         recipe: the regime and its settings.
@@ -145,7 +147,8 @@ def train(
         rows, seeds = members[list(indices)], [derive(seed, recipe.regime, index) for index in indices]
         see = {"watch": watch, "validation": held_out, "trace": trace}
         fitted = fit(network, recipe, data, rows, seeds, device, crew=crew, piece=piece, tick=tick, **see)
-        seconds = (time.perf_counter() - start) / len(indices)
+        shared = min(crew.size, math.ceil(recipe.batch_size / recipe.piece))  # cores that pieces of a batch occupy
+        seconds = (time.perf_counter() - start) * shared / len(indices)
         histories = [[asdict(p) for p in history] for history in fitted.histories]
         kept = [
             state | {LOSSES: torch.stack(noted)} if noted else state

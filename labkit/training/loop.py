@@ -167,9 +167,10 @@ def fit(
 
 
 def _slots(recipe: Recipe, members: Tensor, piece: int) -> int:
-    """Pieces that a batch may have at most."""
-    most = recipe.batch_size if recipe.sample_rate is None else int(members.sum(1).max())
-    return math.ceil(most / piece)
+    """Pieces that a batch may have at most, filled up as :func:`_padded` does."""
+    if recipe.sample_rate is None:
+        return math.ceil(recipe.batch_size / piece)
+    return math.ceil(recipe.piece * math.ceil(int(members.sum(1).max()) / recipe.piece) / piece)
 
 
 def _batches(recipe: Recipe, mine: Tensor, steps: int, order: torch.Generator) -> Iterator[Tensor]:

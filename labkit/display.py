@@ -90,8 +90,12 @@ def show_finding(text: str) -> None:
     _show({MIME: bundle(findings=[text]), "text/markdown": shown, "text/plain": shown})
 
 
-def show_provenance(facts: dict[str, Any], summary: str) -> None:
-    """Show one line on what the notebook runs on; the output carries the facts."""
+def show_provenance(facts: dict[str, Any], title: str) -> None:
+    """Show one line on what the notebook runs on, from a lab's facts and the data's title; the output carries them."""
+    summary = (
+        f"*{title}: {facts['train_images']:,} training and {facts['test_images']:,} test images. "
+        f"labkit {facts['labkit']}, torch {facts['torch']}, {facts['device_name']}.*"
+    )
     _show({MIME: bundle(provenance=facts), "text/markdown": summary, "text/plain": summary})
 
 

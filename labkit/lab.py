@@ -27,7 +27,7 @@ from labkit.results import Check, Row, find, row
 from labkit.robustness import Measure, Survival, measured, survive
 from labkit.store import Store
 from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, milestones, train
-from labkit.workers import Crew
+from labkit.workers import share
 
 
 def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
@@ -61,7 +61,7 @@ class Lab:
         self.rows: list[Row] = []
         self.checks: list[Check] = []
         self._ensembles: dict[tuple[Recipe, str], Ensemble] = {}
-        display.show_provenance(self.provenance, self._summary())
+        display.show_provenance(self.provenance, self.data.title)
 
     @cached_property
     def data(self) -> data.Dataset:
@@ -84,13 +84,6 @@ class Lab:
             "device_name": device.hardware_name(self.device),
             "opened": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-    def _summary(self) -> str:
-        d = self.data
-        return (
-            f"*{d.title}: {len(d.train.labels):,} training and {len(d.test.labels):,} test images. "
-            f"labkit {labkit.__version__}, torch {torch.__version__}, {device.hardware_name(self.device)}.*"
-        )
 
     def generator(self, *names: object) -> torch.Generator:
         """A generator on the CPU for one purpose, from the run's seed."""
@@ -124,10 +117,8 @@ class Lab:
         p = self.params
         kinds = [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]
         ordered = sorted(kinds, key=lambda kind: self._defence(*kind).epochs, reverse=True)
-        cores = torch.get_num_threads()
-        at_once = max(1, min(len(kinds), cores)) if self.device.type == "cpu" else 1
-        with Crew(at_once, each=cores // at_once) as crew:
-            made = dict(zip(ordered, crew.map(lambda kind: self.classifiers(*kind), ordered), strict=True))
+        found = share(lambda kind: self.classifiers(*kind), ordered, self.device)
+        made = dict(zip(ordered, found, strict=True))
         return {kind: made[kind] for kind in kinds}
 
     def _defence(self, regime: str, eps: float) -> Recipe:
@@ -244,12 +235,7 @@ class Lab:
         return found
 
     def measured(self, measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
-        """What ``measure`` finds of images in each of M models, [M, N, ...]: from the store, or found now.
-
-        Args:
-            measure, images, labels: as for :func:`labkit.robustness.measured`.
-            models: M classifiers.
-        """
+        """:func:`labkit.robustness.measured` of M classifiers, [M, N, ...]: from the store, or found now."""
         return measured(measure, models, images, labels, store=self.store)
 
     # Mixtures: chosen on a part of the training images, fitted to all of them or to halves.

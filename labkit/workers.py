@@ -129,6 +129,14 @@ def spread(function: Callable[[slice], Result], n: int, device: torch.device) ->
     return results
 
 
+def share(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+    """``[function(item) for item in items]``, each long work: they share a CPU's cores, or take turns on a GPU."""
+    cores = torch.get_num_threads()
+    at_once = max(1, min(len(items), cores)) if device.type == "cpu" else 1
+    with Crew(at_once, each=cores // at_once) as crew:
+        return crew.map(function, items)
+
+
 def pieces(n: int) -> list[slice]:
     """Slices that cover ``range(n)`` in order, all but equally long, at most :data:`PIECE`; they depend on n alone.
 

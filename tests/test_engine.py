@@ -22,7 +22,7 @@ from labkit.training.loop import fit
 from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average
 from labkit.training.repeatable import cost_of_repeating
 from labkit.training.stack import Stack
-from labkit.workers import LEAST, PIECE, Crew, Stopped, pieces, spread
+from labkit.workers import LEAST, PIECE, Crew, Stopped, pieces, share, spread
 
 CPU = torch.device("cpu")
 OUT_OF_MEMORY = torch.OutOfMemoryError
@@ -401,6 +401,14 @@ def test_a_crew_keeps_the_order_and_each_thread_one_core():
 def test_threads_of_a_crew_may_have_several_cores_each():
     with Crew(2, each=3) as crew:
         assert crew.map(lambda _: (torch.get_num_threads(), Crew().size), range(4)) == [(3, 3)] * 4
+
+
+def test_long_work_shares_the_cores():
+    with Crew(1, each=5):
+        for items, cores in ((1, 5), (2, 2), (7, 1)):
+            assert share(lambda _: torch.get_num_threads(), range(items), CPU) == [cores] * items
+        assert share(lambda _: torch.get_num_threads(), range(2), torch.device("cuda")) == [5, 5]
+        assert share(lambda _: None, [], CPU) == []
 
 
 def test_threads_of_a_crew_work_at_the_same_time():

@@ -175,7 +175,8 @@ class Lab:
         key = recipe, purpose
         if key not in self._ensembles:
             total = len(members) * recipe.steps(int(members[0].sum())) * recipe.batch_size
-            with progress(total, f"{recipe.regime} {purpose}") as tick:
+            radius = "" if recipe.eps is None else f" {recipe.eps:g}"
+            with progress(total, f"{recipe.regime}{radius} {purpose}") as tick:
                 self._ensembles[key] = train(
                     recipe,
                     data or self.data,

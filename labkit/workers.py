@@ -44,15 +44,13 @@ class Crew:
         self.size, self.each = max(1, min(size or torch.get_num_threads(), MOST_THREADS)), each
         self._outer = _CREW.get()
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(self.size - 1, initializer=self._share) if self.size > 1 else None
+        helpers = {"initializer": torch.set_num_threads, "initargs": (each,)}
+        self._pool = ThreadPoolExecutor(self.size - 1, **helpers) if self.size > 1 else None
 
     def __enter__(self) -> Crew:
         self._before = torch.get_num_threads()
-        self._share()
-        return self
-
-    def _share(self) -> None:
         torch.set_num_threads(self.each)
+        return self
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._before)

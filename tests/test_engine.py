@@ -133,6 +133,19 @@ def test_layers_compute_with_a_copy_in_a_shorter_type(models):
             each.renew()
 
 
+@pytest.mark.parametrize("rule", [Trades(6.0, 0.1, 1), Interval(0.1, kappa=0.3), Blend(Mean(), Interval(0.1), 0.5)])
+def test_gradients_through_weights_used_twice_are_those_of_autocast(rule):
+    """Their sum is rounded once more, and that is all."""
+    networks, found = [build(seed) for seed in range(2)], []
+    x, y = torch.rand(2 * 32, 1, 28, 28, generator=gen()), torch.arange(2 * 32) % 10
+    for stack in (Stack(networks, "cpu", torch.bfloat16), Stack(networks)):
+        stack.age.fill_(1.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(rule.add(stack, x, y, Dice([0, 1], "test")))
+    assert F.cosine_similarity(*found).min() > 0.999
+    torch.testing.assert_close(found[0].norm(dim=1), found[1].norm(dim=1), rtol=0.01, atol=0)
+
+
 @dataclass(frozen=True)
 class Spied(Mean):
     """Asserts that layers compute with theta as it is now, in bf16."""

@@ -82,7 +82,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     figure, (left, right) = new_figure(2, width=5.6, height=4.4, sharey=True)
     for model, radius in contenders(rows):
         robust = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack, eps=eps)
-        clean = _untouched(rows, robust[0]) if robust else []
+        clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")  # first: on most images
         seconds = find(rows, model=model, train_eps=radius, metric="train_seconds")
         for ax, across, scale in ((left, clean, 100), (right, seconds, 1)):
             if robust and across:
@@ -92,11 +92,6 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 style["markerfacecolor"] = COLOURS[model] if radius is None else "white"
                 x = scale * across[0]["value"]
                 ax.errorbar(x, y, yerr=span, label=label(model, radius), **style)
-                if radius is not None:
-                    ax.annotate(
-                        f"{radius:g}", (x, y), xytext=(-5, 4), textcoords="offset points", ha="right", fontsize=7,
-                        color=COLOURS[model],
-                    )  # fmt: skip
     there = sorted((p for p in published if p.eps == eps and p.clean is not None), key=lambda p: -p.value)
     for point in {(p.source, p.model): p for p in there}.values():
         at = (100 * point.clean, 100 * point.value)

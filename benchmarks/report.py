@@ -17,16 +17,20 @@ from opacus import PrivacyEngine
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import plain
+from benchmarks.attackers import EPS, of_torchattacks
 from benchmarks.protocol import Result, seconds
 from labkit import data
+from labkit.attacks import withstand
+from labkit.lab import Lab
 from labkit.networks import build
 from labkit.paramfiles import read
 from labkit.params import Params, validate
 from labkit.training import REGIMES
 
+FEATURES = 81 * 7 * 7  # of a scattering transform
 PROFILE = Path(__file__).parent.parent / "params" / "quick.yaml"
 
 
@@ -61,13 +65,17 @@ def report(device: torch.device, slice_size: int = 2_000, made: Path | None = No
     small = partial(build, 0, width=recipe.width, hidden=recipe.hidden, activation=recipe.activation)
     private = per_image(lambda: _opacus(small().to(device), ready, device, p), slice_size)
     x, y = images.train.batch(torch.arange(200, device=device))
-    attacked = per_image(lambda: plain.pgd(build(0).to(device).eval(), x, y, 0.1, p.pgd_steps), 200) / p.pgd_steps
-    counts = work_of(p)
+    attacked = per_image(lambda: plain.pgd(build(0).to(device).eval(), x, y, EPS, p.pgd_steps), 200) / p.pgd_steps
+    described = TensorDataset(torch.randn(slice_size, FEATURES), ready.tensors[1])
+    linear = per_image(lambda: _opacus(nn.Linear(FEATURES, 10).to(device), described, device, p), slice_size)
+    counts = work_of(p) | {"standing": standing(summary["rows"])}
     parts = {
         "standard training": counts["standard"] * standard,
         "PGD training": counts["pgd"] * adversarial,
         "DP-SGD (Opacus, hooks)": counts["dp"] * private,
+        "linear classifiers (Opacus, hooks)": counts["linear"] * linear,
         "attacks (every point, every step)": counts["attack_steps"] * attacked,
+        "AutoAttack's four (torchattacks)": counts["standing"] * _auto(p),
         "mixtures (scikit-learn)": _mixtures(p),
         "CVAE (labkit's own time)": summary["provenance"]["seconds"]["04_cvae"],
     }
@@ -80,9 +88,9 @@ def report(device: torch.device, slice_size: int = 2_000, made: Path | None = No
 def work_of(p: Params) -> dict[str, float]:
     """Images trained on, by regime, and images times attack steps: what the notebooks ask for, and less.
 
-    FGSM training and interval bounds count as standard training, TRADES and MTL-IBP as PGD training; AutoAttack,
-    distances to the boundary, membership queries, scattering features, white-box audits and the CVAE under attack count
-    as nothing.
+    FGSM training and interval bounds count as standard training, TRADES and MTL-IBP as PGD training; scattering
+    features, white-box audits, learned attackers and the CVAE under attack count as nothing, a step towards the
+    boundary as one of PGD.
     """
     n, half = p.train_size, p.train_size / 2
     test = min(p.attack_size or p.test_size, p.test_size)
@@ -92,16 +100,37 @@ def work_of(p: Params) -> dict[str, float]:
     attacked = p.seeds * 3 + sum(trained.values())  # chapter 2
     steps = attacked * test * len(p.attack_eps) * (1 + p.pgd_steps)
     steps += (3 + len(trained)) * few * len(p.autoattack_eps) * (1 + p.pgd_steps + strong)
-    fewest = min(p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models)
-    steps += 4 * fewest * p.tradeoff_size * (p.pgd_steps + strong)  # chapter 6, and the mixtures
+    shadows = p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models
+    steps += 4 * min(shadows) * p.tradeoff_size * (p.pgd_steps + strong)  # chapter 6, and the mixtures
+    steps += (3 + len(trained)) * min(few, 50) * 30 * 4  # distances to the boundary: steps, targets
+    steps += p.shadow_models * p.distance_size * 20 * 3 + sum(shadows) * p.query_size * p.pgd_steps  # chapter 3
     quick = p.robust_epochs * trained.get("fgsm", 0) + p.ibp_epochs * trained.get("ibp", 0)
     slow = p.robust_epochs * sum(trained.get(defence, 0) for defence in ("pgd", "trades", "mtl_ibp"))
     return {
         "standard": n * (p.seeds * p.epochs + quick) + p.shadow_models * p.shadow_epochs * half,
         "pgd": n * (p.seeds * p.pgd_epochs + slow) + p.shadow_pgd_models * p.shadow_pgd_epochs * half,
         "dp": n * (p.seeds * p.dp_epochs + p.shadow_dp_epochs) + p.shadow_dp_models * p.shadow_dp_epochs * half,
+        "linear": p.seeds * n * p.frontier_epochs * len(p.frontier_epsilon),
         "attack_steps": steps,
     }
+
+
+def standing(rows: list[dict]) -> float:
+    """Images that AutoAttack meets: those that its predecessor leaves, of every classifier that was trained alone."""
+    met = [r for r in rows if r["notebook"] == "02_robustness" and r["metric"] == "robust_accuracy"]
+    return sum(r["value"] * r["n"] for r in met if r["attack"] == "pgd_strong" and r["model"] not in ("gmm", "cvae"))
+
+
+def _auto(p: Params, size: int = 32) -> float:
+    """Seconds an image, of a PGD-trained model's that stand under PGD."""
+    lab = Lab(p)
+    model = lab.classifiers("pgd").model(0)
+    x, y = lab.data.test.batch(torch.arange(200, device=lab.device))
+    left = withstand(model, x, y, EPS, steps=p.pgd_steps).nonzero()[:size, 0]
+    way = of_torchattacks("APGD-CE", "APGD-T", "FAB-T", "Square")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return min(seconds(lambda: way(model, x[left], y[left], size), lab.device) for _ in range(3)) / len(left)
 
 
 def _opacus(model: nn.Module, ready, device: torch.device, p: Params) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from benchmarks import end_to_end, front, protocol, reached, render, robust
 from benchmarks.protocol import against, in_turn
-from benchmarks.report import work_of
+from benchmarks.report import standing, work_of
 from labkit.lab import Lab
 from labkit.networks import build
 from labkit.params import Params
@@ -86,8 +86,16 @@ def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():
     assert counts["standard"] == 2 * 3 * 1000 + 2 * 11 * 1000 + 4 * 5 * 500
     assert counts["pgd"] == 2 * p.pgd_epochs * 1000 + 2 * 7 * 1000 + 8 * p.shadow_pgd_epochs * 500
     assert counts["dp"] == 2 * p.dp_epochs * 1000 + p.shadow_dp_epochs * (1000 + 8 * 500)
+    assert counts["linear"] == 2 * 1000 * p.frontier_epochs * len(p.frontier_epsilon)
     assert set(REGIMES) <= set(counts)
     assert work_of(p.model_copy(update={"attack_size": 100}))["attack_steps"] < counts["attack_steps"]
+
+
+def test_autoattack_meets_what_strong_pgd_leaves_of_classifiers():
+    of = {"notebook": "02_robustness", "metric": "robust_accuracy", "attack": "pgd_strong", "n": 64}
+    rows = [{**of, "model": "pgd", "value": 0.75}, {**of, "model": "trades", "value": 0.25}]
+    others = [{**rows[0], name: other} for name, other in {"model": "gmm", "attack": "pgd", "metric": "added"}.items()]
+    assert standing([*rows, *others]) == 48 + 16
 
 
 def test_a_defence_is_judged_on_images_that_it_did_not_see(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from labkit.intervals import bootstrap, clopper_pearson, student_t, wilson
+from labkit.intervals import bootstrap, clopper_pearson, rank_correlation, student_t, wilson
 
 COUNTS = [(0, 1), (1, 1), (0, 50), (50, 50), (1, 1000), (7, 10), (2547, 3000), (9999, 10_000)]
 
@@ -79,6 +79,20 @@ def test_bootstrap_passes_over_undefined_draws() -> None:
     x = np.array([0.0, 1.0])
     low, high = bootstrap(lambda i: x[i].mean() if x[i].any() else math.nan, 2, seed=0)
     assert (low, high) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("distinct", [3, 40, 10_000])  # many ties, some, none
+def test_rank_correlation_agrees_with_scipy_in_every_resample(distinct: int) -> None:
+    rng = np.random.default_rng(distinct)
+    a = rng.integers(0, distinct, 60) / 7
+    b = rng.normal(size=60).round(1) - 0.3 * a / distinct
+    value, span = rank_correlation(a, b, seed=5)
+    assert value == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
+    assert span == pytest.approx(bootstrap(lambda i: stats.spearmanr(a[i], b[i])[0], 60, seed=5), abs=1e-12)
+
+
+def test_nothing_correlates_with_a_constant() -> None:
+    assert math.isnan(rank_correlation(np.ones(20), np.arange(20), seed=0)[0])
 
 
 def test_ends_are_plain_floats() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from labkit.plots.style import COLOURS, MARKERS, label, line, new_figure, tidy
 from labkit.published import Published
@@ -100,6 +101,9 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())  # its labels would run into one another
     left.margins(x=0.2)
     right.margins(x=0.25)
     left.set_ylim(-2, 100)

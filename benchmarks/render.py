@@ -60,7 +60,8 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "ways": "On a CPU a core a model wins, or is level where a step is long: cores that share a small step wait for "
     "one another. Stacking, which saves launches on a GPU, turns convolutions into products that fit the caches worse, "
     "and compiling takes longer than it saves.",
-    "report": "An estimate from slices, not a run: the plain loops would take too long.",
+    "report": "An estimate from slices, not a run: the plain loops would take too long. What was counted is listed for "
+    "each machine; where AutoAttack and linear classifiers are not, they count as nothing there.",
     "scaling": "Linear in all three, but for what a training costs to begin with.",
 }
 KINDS = {"cpu": "CPU", "cuda": "GPU"}

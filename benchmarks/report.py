@@ -66,7 +66,7 @@ def report(device: torch.device, slice_size: int = 2_000, made: Path | None = No
     private = per_image(lambda: _opacus(small().to(device), ready, device, p), slice_size)
     x, y = images.train.batch(torch.arange(200, device=device))
     attacked = per_image(lambda: plain.pgd(build(0).to(device).eval(), x, y, EPS, p.pgd_steps), 200) / p.pgd_steps
-    described = TensorDataset(torch.randn(slice_size, FEATURES), ready.tensors[1])
+    described = TensorDataset(torch.ones(slice_size, FEATURES), ready.tensors[1])
     linear = per_image(lambda: _opacus(nn.Linear(FEATURES, 10).to(device), described, device, p), slice_size)
     counts = work_of(p) | {"standing": standing(summary["rows"])}
     parts = {
@@ -116,13 +116,13 @@ def work_of(p: Params) -> dict[str, float]:
 
 
 def standing(rows: list[dict]) -> float:
-    """Images that AutoAttack meets: those that its predecessor leaves, of every classifier that was trained alone."""
+    """Images that AutoAttack meets, over models and radii: what strong PGD leaves, generative classifiers left out."""
     met = [r for r in rows if r["notebook"] == "02_robustness" and r["metric"] == "robust_accuracy"]
     return sum(r["value"] * r["n"] for r in met if r["attack"] == "pgd_strong" and r["model"] not in ("gmm", "cvae"))
 
 
 def _auto(p: Params, size: int = 32) -> float:
-    """Seconds an image, of a PGD-trained model's that stand under PGD."""
+    """torchattacks' seconds for an image that stands under PGD, of ``size`` at once, on the PGD-trained model."""
     lab = Lab(p)
     model = lab.classifiers("pgd").model(0)
     x, y = lab.data.test.batch(torch.arange(200, device=lab.device))

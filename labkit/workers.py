@@ -146,6 +146,11 @@ def pieces(n: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
+def chunk(device: torch.device) -> int:
+    """How many images a core, or a GPU, may compute at once: far fewer leave it idle for a part of the time."""
+    return GPU_CHUNK if device.type == "cuda" else PIECE
+
+
 def halved(size: int, what: str) -> int:
     """Half of ``size``, said in the log; to be called while an out-of-memory error is handled, which goes on at 1."""
     if size == 1:

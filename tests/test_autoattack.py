@@ -29,6 +29,7 @@ from labkit.attacks.autopgd import checkpoints
 from labkit.attacks.hyperplane import onto_hyperplane
 from labkit.attacks.losses import dlr, margin, targeted_dlr
 from labkit.attacks.random_search import share, sides
+from labkit.device import generator
 
 EXACT = ("apgd-t", "fab-t", "autoattack")  # with many classes, these find a linear model's worst case
 GREEDY = sorted(set(ATTACKS) - set(EXACT))  # what climbs one loss may go for the wrong class
@@ -207,6 +208,36 @@ def test_more_queries_of_square_only_make_it_stronger():
     losses = [margin(model(square(model, x, y, 0.05, queries=q, p_init=0.3)), y) for q in (1, 20)]
     assert losses[1].mean() > losses[0].mean()
     assert correct(model, square(model, x, y, 0.05, queries=300), y).sum() < correct(model, x, y).sum()
+
+
+def reference_square(model, x, y, eps, queries, p_init, draw):
+    """Algorithms 1 and 2 of Andriushchenko et al. (2020) for one point [1, h, w], query by query; ends when broken."""
+    high, wide = x.shape[1:]
+    low, top = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+    best = torch.where(torch.rand(1, 1, wide, generator=draw) < 0.5, top, low)
+    loss, luck = margin(model(best[None]), y[None]), torch.rand(queries, 3, generator=draw)
+    for query in range(queries):
+        if loss > 0:
+            break
+        tall, broad = sides(share(query, queries, p_init), high, wide)
+        r, s = int(luck[query, 0] * (high - tall + 1)), int(luck[query, 1] * (wide - broad + 1))
+        new = best.clone()
+        window = slice(r, r + tall), slice(s, s + broad)
+        new[0][window] = (top if luck[query, 2] < 0.5 else low)[0][window]
+        if (value := margin(model(new[None]), y[None])) > loss:
+            best, loss = new, value
+    return best
+
+
+@pytest.mark.parametrize("count", [3, 30])  # few points ask ahead
+def test_square_is_the_printed_algorithm(count):
+    model, x = network().double(), images(count).double()
+    y = model(x).argmax(1)
+    found = square(model, x, y, 0.05, queries=70, p_init=0.4, seed=2)
+    for i in range(count):
+        expected = reference_square(model, x[i], y[i], 0.05, 70, 0.4, generator(2, "square", i))
+        torch.testing.assert_close(found[i], expected, rtol=0, atol=1e-12)
+    assert 0 < correct(model, found, y).sum() < count  # both ends are met
 
 
 def test_square_asks_for_no_gradient():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from labkit.attacks.ascent import slope
 from labkit.attacks.balls import Ball, around
 from labkit.attacks.losses import Loss, named, targeted_dlr, targeted_margin
-from labkit.attacks.points import Points, where
+from labkit.attacks.points import Points, in_pieces, strongest, waves, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode, outputs, rivals
-from labkit.workers import spread
 
 MOMENTUM = 0.75  # alpha: how much of a step is new
 RHO = 0.75  # share of steps that must raise the loss, or the step size is halved
@@ -57,7 +56,7 @@ def apgd(
     _check(images, labels, eps, norm, steps=steps, restarts=restarts)
     ball, draw = around(images, eps, norm), torch.Generator(device=images.device).manual_seed(seed)
     runs = ((ball.start(draw), labels[:, None]) for _ in range(restarts))
-    return _search(model, images, labels, ball, runs, named(loss), steps)
+    return _search(model, images, labels, ball, restarts, runs, named(loss), steps)
 
 
 def apgd_targeted(
@@ -89,7 +88,7 @@ def apgd_targeted(
     wrong = rivals(model, images, labels, targets)  # [N, k]
     runs = ((ball.start(draw), torch.stack([labels, target], 1)) for target in wrong.unbind(1))
     loss = targeted_dlr if outputs(model, images[:1]).shape[1] >= 4 else targeted_margin
-    return _search(model, images, labels, ball, runs, loss, steps)
+    return _search(model, images, labels, ball, wrong.shape[1], runs, loss, steps)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -110,26 +109,26 @@ def _search(
     images: Tensor,
     labels: Tensor,
     ball: Ball,
-    runs: Iterable[tuple[Tensor, Tensor]],
+    count: int,
+    runs: Iterator[tuple[Tensor, Tensor]],
     loss: Loss,
     steps: int,
 ) -> Tensor:
-    """The strongest image that several runs find; a run is a start [N, ...] and the classes [N, k] of its loss."""
+    """The strongest image that ``count`` runs find; a run is a start [N, ...] and the classes [N, k] of its loss."""
     found, stands = images.clone(), correct(model, images, labels)
     highest = torch.full(labels.shape, -torch.inf, device=images.device)
     with eval_mode(model):
-        for start, classes in runs:
-            standing = stands.nonzero()[:, 0]
-
-            def run(part: slice, start: Tensor = start, classes: Tensor = classes, standing: Tensor = standing) -> None:
-                rows = standing[part]
-                x, value, stood = _climb(model, labels[rows], ball[rows], start[rows], classes[rows], loss, steps)
-                better = ~stood | (value > highest[rows])
-                found[rows[better]] = x[better]
-                highest[rows] = torch.maximum(highest[rows], value)
-                stands[rows] = stood
-
-            spread(run, len(standing), images.device)
+        for wave, standing in waves(count, stands):
+            drawn = [[of[standing] for of in next(runs)] for _ in wave]
+            start, classes = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+            rows = standing.repeat(len(wave))
+            climb = partial(_climb, model, loss, steps)
+            x, value, stood = in_pieces(climb, labels[rows], ball[rows], start, classes)
+            value, x, stood = strongest(len(wave), torch.where(stood, value, torch.inf), x, stood)
+            better = value > highest[standing]
+            found[standing[better]] = x[better]
+            highest[standing] = torch.maximum(highest[standing], value)
+            stands[standing] = stood
     return found
 
 
@@ -154,7 +153,7 @@ class _Climb(Points):
 
 
 def _climb(
-    model: nn.Module, labels: Tensor, ball: Ball, start: Tensor, classes: Tensor, loss: Loss, steps: int
+    model: nn.Module, loss: Loss, steps: int, labels: Tensor, ball: Ball, start: Tensor, classes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One run on a piece: the image that broke a point or that of highest loss; highest loss [n]; bool [n], stands."""
     logits, value, gradient = slope(model, start, partial(_told, loss, classes))

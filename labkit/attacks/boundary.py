@@ -12,7 +12,7 @@ from labkit.attacks.ascent import slope
 from labkit.attacks.balls import Linf
 from labkit.attacks.hyperplane import onto_hyperplane
 from labkit.attacks.losses import targeted_margin
-from labkit.attacks.points import Points, where
+from labkit.attacks.points import Points, in_pieces, strongest, waves, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode, rivals
 from labkit.workers import spread
 
@@ -71,26 +71,15 @@ def _nearest(
     nearest, right = images.clone(), correct(model, images, labels)
     distance = torch.where(right, torch.inf, 0.0).to(images.dtype)
     wrong = rivals(model, images, labels, targets)  # [N, k]
+    stands = right.clone()
     with eval_mode(model):
-        for target in wrong.unbind(1):
-            far = (right & (distance > enough)).nonzero()[:, 0]
-
-            def walk(part: slice, target: Tensor = target, far: Tensor = far) -> None:
-                rows = far[part]
-                start = images[rows]
-                of = _Walk(
-                    row=torch.arange(len(rows), device=rows.device),
-                    stands=torch.ones_like(rows, dtype=torch.bool),
-                    images=start,
-                    labels=labels[rows],
-                    targets=target[rows],
-                    x=start,
-                    nearest=nearest[rows],
-                    distance=distance[rows],
-                )
-                nearest[rows], distance[rows] = _walk(model, of, steps, enough)
-
-            spread(walk, len(far), images.device)
+        for wave, far in waves(wrong.shape[1], stands):
+            rows, target = far.repeat(len(wave)), wrong[far, wave.start : wave.stop].T.flatten()
+            beyond, length = in_pieces(partial(_walk, model, steps, enough), labels[rows], images[rows], target)
+            closeness, beyond = strongest(len(wave), -length, beyond)
+            closer = -closeness < distance[far]
+            nearest[far[closer]], distance[far[closer]] = beyond[closer], -closeness[closer]
+            stands[far] = distance[far] > enough
         found = (right & (distance > enough) & distance.isfinite()).nonzero()[:, 0]
 
         def search(part: slice) -> None:
@@ -113,8 +102,21 @@ class _Walk(Points):
     distance: Tensor  # [n], its own
 
 
-def _walk(model: nn.Module, of: _Walk, steps: int, enough: float) -> tuple[Tensor, Tensor]:
-    nearest, distance = of.nearest.clone(), of.distance.clone()
+def _walk(
+    model: nn.Module, steps: int, enough: float, labels: Tensor, images: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The nearest adversarial image met on the way to ``targets`` [n], and how far it is, [n]: inf where none was."""
+    nearest, distance = images.clone(), images.new_full(labels.shape, torch.inf)
+    of = _Walk(
+        row=torch.arange(len(images), device=images.device),
+        stands=torch.ones_like(labels, dtype=torch.bool),
+        images=images,
+        labels=labels,
+        targets=targets,
+        x=images,
+        nearest=images,
+        distance=distance,
+    )
     for _ in range(steps):
         of = of.standing()
         if of is None:

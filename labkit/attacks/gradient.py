@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from labkit.attacks.ascent import ascend, slope
 from labkit.attacks.balls import Ball, around
 from labkit.attacks.losses import Loss, cross_entropy, named
+from labkit.attacks.points import in_pieces, strongest, waves
 from labkit.attacks.promises import check, check_counts, correct, eval_mode
 from labkit.workers import spread
 
@@ -80,35 +81,32 @@ def pgd(
     step_size = _check_steps(images, labels, eps, steps, step_size, restarts, norm)
     ball, climbed = around(images, eps, norm), named(loss)
     draw = torch.Generator(device=images.device).manual_seed(seed)
-    best = images.clone()
+    best, stands = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     highest = torch.full(labels.shape, -math.inf, device=images.device)  # [N] loss; +inf once a point is broken
     with eval_mode(model):
-        for _ in range(restarts):
-            starts = ball.start(draw)  # of all points, so that a point's own start does not depend on the others
-            standing = (highest < math.inf).nonzero()[:, 0]  # a broken point needs no further restart
-
-            def restart(part: slice, starts: Tensor = starts, standing: Tensor = standing) -> None:
-                points = standing[part]
-                y = labels[points]
-                attacked = _walk(model, y, ball[points], climbed, steps, step_size, starts[points])
-                with torch.no_grad():
-                    logits = model(attacked)  # [n, C]
-                value = climbed(logits, y).to(highest.dtype)
-                value = torch.where(logits.argmax(1) != y, math.inf, value)
-                better = value > highest[points]
-                best[points[better]] = attacked[better]
-                highest[points] = torch.maximum(highest[points], value)
-
-            spread(restart, len(standing), images.device)
+        for wave, standing in waves(restarts, stands):
+            # Of all points, so that a point's own start does not depend on the others.
+            starts = torch.cat([ball.start(draw)[standing] for _ in wave])
+            points = standing.repeat(len(wave))
+            walk = partial(_walk, model, climbed, steps, step_size)
+            value, attacked = strongest(len(wave), *in_pieces(walk, labels[points], ball[points], starts))
+            better = value > highest[standing]
+            best[standing[better]] = attacked[better]
+            highest[standing] = torch.maximum(highest[standing], value)
+            stands[standing] = highest[standing] < math.inf
     return best
 
 
-def _walk(model: nn.Module, labels: Tensor, ball: Ball, loss: Loss, steps: int, step_size: float, x: Tensor) -> Tensor:
-    """The last of ``steps`` iterates from ``x``."""
+def _walk(
+    model: nn.Module, loss: Loss, steps: int, step_size: float, labels: Tensor, ball: Ball, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The last of ``steps`` iterates from ``x``; before it its loss, float32 [n], infinite where the model errs."""
     for _ in range(steps):
         _, _, gradient = slope(model, x, partial(loss, labels=labels))
         x = ball.project(x + step_size * ball.steepest(gradient))
-    return x
+    with torch.no_grad():
+        logits = model(x)  # [n, C]
+    return torch.where(logits.argmax(1) != labels, math.inf, loss(logits, labels).float()), x
 
 
 def withstand(
@@ -133,19 +131,16 @@ def withstand(
     stands, ball = correct(model, images, labels), around(images, eps, "linf")
     draw = torch.Generator(device=images.device).manual_seed(seed)
     with eval_mode(model):
-        for _ in range(restarts):
-            starts = ball.start(draw)
-            standing = stands.nonzero()[:, 0]
-
-            def restart(part: slice, starts: Tensor = starts, standing: Tensor = standing) -> None:
-                points = standing[part]
-                stands[points] = _outlast(model, labels[points], ball[points], steps, step_size, starts[points])
-
-            spread(restart, len(standing), images.device)
+        for wave, standing in waves(restarts, stands):
+            starts = torch.cat([ball.start(draw)[standing] for _ in wave])
+            points = standing.repeat(len(wave))
+            outlast = partial(_outlast, model, steps, step_size)
+            (stood,) = in_pieces(outlast, labels[points], ball[points], starts)
+            stands[standing] = stood.view(len(wave), -1).all(0)
     return stands
 
 
-def _outlast(model: nn.Module, labels: Tensor, ball: Ball, steps: int, step_size: float, x: Tensor) -> Tensor:
+def _outlast(model: nn.Module, steps: int, step_size: float, labels: Tensor, ball: Ball, x: Tensor) -> tuple[Tensor]:
     """Which images are right at ``x`` and at each of the iterates that :func:`pgd` takes from there: bool [N]."""
     stood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     left = torch.arange(len(x), device=x.device)
@@ -162,7 +157,7 @@ def _outlast(model: nn.Module, labels: Tensor, ball: Ball, steps: int, step_size
         if not len(left):
             break
     stood[left] = True
-    return stood
+    return (stood,)
 
 
 def _check_steps(

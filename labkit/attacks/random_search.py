@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from labkit.attacks.balls import Linf
 from labkit.attacks.losses import margin
-from labkit.attacks.points import Points
+from labkit.attacks.points import Points, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode
 from labkit.device import generator
-from labkit.workers import spread
+from labkit.workers import chunk, spread
 
+AHEAD = 16  # queries asked at once of a point, at most: those after one that helps are in vain
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10 000 queries: where the squares' area is halved
 
 
@@ -40,7 +41,7 @@ def square(
             one channel, or as one row.
         labels: [N] int64, the true classes.
         eps: l-infinity radius in [0, 1].
-        queries: forward passes a point after the first, at least 1.
+        queries: squares tried a point, at least 1.
         p_init: share of the pixels in the first squares, in (0, 1].
         seed: determines what is drawn for a point, with its place among the images.
 
@@ -71,7 +72,10 @@ def square(
 
 @dataclass
 class _Search(Points):
-    """The points of a piece, as pictures [n, c, h, w]; ``low`` and ``high`` are the ends of ball and box."""
+    """The points of a piece, as pictures [n, c, h, w]; ``low`` and ``high`` are the ends of ball and box.
+
+    A point stands until it is broken or has had all its queries.
+    """
 
     labels: Tensor
     low: Tensor
@@ -79,6 +83,7 @@ class _Search(Points):
     best: Tensor
     loss: Tensor  # [n], of best
     luck: Tensor  # [n, queries, 2 + c], uniform: where each square is, and of which sign in each channel
+    asked: Tensor  # int64 [n], queries so far
 
 
 def _search(
@@ -112,30 +117,36 @@ def _search(
         best=x,
         loss=value,
         luck=luck(queries, 2 + channels),
+        asked=torch.zeros_like(labels),
     )
     found = x.clone()
     down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-    for query in range(queries):
-        of = of.standing()
-        if of is None:
-            return found.view(-1, *shape)
-        tall, wide = sides(share(query, queries, p_init), height, width)
-        here = of.luck[:, query]  # [n, 2 + c]
-        top, side = here[:, :1] * (height - tall + 1), here[:, 1:2] * (width - wide + 1)
-        top, side = top.long(), side.long()  # [n, 1]
-        inside = ((down >= top) & (down < top + tall))[:, None, :, None]
-        inside = inside & ((across >= side) & (across < side + wide))[:, None, None, :]  # [n, 1, h, w]
+    sizes = [sides(share(query, queries, p_init), height, width) for query in range(queries)]
+    talls, wides = torch.tensor(sizes, device=x.device).T[..., None]  # [queries, 1] each
+    while (of := of.standing()) is not None:
+        # Few points ask several queries ahead, as if none of them helped; the first that does is the last that counts.
+        ahead = max(1, min(AHEAD, round(chunk(x.device) / len(of.row))))
+        query = of.asked[:, None] + torch.arange(ahead, device=x.device)  # [n, a]
+        left, query = query < queries, query.clamp(max=queries - 1)
+        here = of.luck.gather(1, query[..., None].expand(-1, -1, 2 + channels))  # [n, a, 2 + c]
+        tall, wide = talls[query], wides[query]  # [n, a, 1]
+        top, side = here[..., :1] * (height - tall + 1), here[..., 1:2] * (width - wide + 1)
+        top, side = top.long(), side.long()
+        inside = ((down >= top) & (down < top + tall))[..., None, :, None]
+        inside = inside & ((across >= side) & (across < side + wide))[..., None, None, :]  # [n, a, 1, h, w]
         # From inside the ball, a change of 2 eps and the projection end at the ball's surface.
-        painted = torch.where(here[:, 2:, None, None] < 0.5, of.high, of.low)
-        x = torch.where(inside, painted, of.best)
-        value = loss(x, of.labels)
-        better = (value > of.loss) & of.stands
-        of.best = torch.where(better[:, None, None, None], x, of.best)
-        of.loss = torch.where(better, value, of.loss)
-        fallen = of.stands & (of.loss > 0)
-        of.stands = of.stands & ~fallen
-        found[of.row[fallen]] = of.best[fallen]
-    found[of.row[of.stands]] = of.best[of.stands]
+        painted = torch.where(here[..., 2:, None, None] < 0.5, of.high[:, None], of.low[:, None])
+        x = torch.where(inside, painted, of.best[:, None])  # [n, a, c, h, w]
+        value = loss(x.flatten(0, 1), of.labels.repeat_interleave(ahead)).view(-1, ahead)
+        better = (value > of.loss[:, None]) & left
+        helped, first = better.any(1) & of.stands, better.int().argmax(1)  # [n]
+        each = torch.arange(len(x), device=x.device)
+        of.best = where(helped, x[each, first], of.best)
+        of.loss = torch.where(helped, value[each, first], of.loss)
+        of.asked = of.asked + torch.where(helped, first + 1, ahead)
+        over = of.stands & ((of.loss > 0) | (of.asked >= queries))
+        of.stands = of.stands & ~over
+        found[of.row[over]] = of.best[over]
     return found.view(-1, *shape)
 
 

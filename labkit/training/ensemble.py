@@ -28,7 +28,14 @@ from labkit.workers import Crew
 CODE = tuple(
     f"labkit.{module}"
     for module in (
-        *("attacks.ascent", "attacks.balls", "attacks.gradient", "attacks.losses", "attacks.promises"),
+        *(
+            "attacks.ascent",
+            "attacks.balls",
+            "attacks.gradient",
+            "attacks.losses",
+            "attacks.points",
+            "attacks.promises",
+        ),
         *("bounds", "data", "device", "networks", "workers"),
         *("training.capture", "training.clipping", "training.dice", "training.ensemble", "training.loop"),
         *("training.optimisers", "training.regimes", "training.rules", "training.schedule", "training.stack"),

@@ -18,10 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
 from labkit.device import generator
 from labkit.store import checksum, user_folder, write_whole
@@ -29,6 +26,18 @@ from labkit.store import checksum, user_folder, write_whole
 log = logging.getLogger(__name__)
 
 TIMEOUT = 10.0  # seconds without a byte before a mirror counts as out of reach
+# FashionMNIST as its authors publish it (github.com/zalandoresearch/fashion-mnist): archives, their md5, and classes.
+ARCHIVES = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 DIGITS_TEST = 500  # of the 1797 digits
 _DIGITS_CLASSES = tuple(str(digit) for digit in range(10))
 
@@ -130,7 +139,7 @@ def load(
     if name == "digits":
         found, title, (train, test), classes = "digits", "scikit-learn digits", _digits(), _DIGITS_CLASSES
     elif name in ("fashion_mnist", "auto"):
-        found, title, classes = "fashion_mnist", "FashionMNIST", tuple(FashionMNIST.classes)
+        found, title, classes = "fashion_mnist", "FashionMNIST", CLASSES
         try:
             train, test = _fashion_mnist(user_folder("LABKIT_DATA", "data") / "FashionMNIST" / "raw")
         except _Unavailable as error:
@@ -157,6 +166,9 @@ def _part(split: Split, size: int | None, draw: torch.Generator) -> Split:
 
 def _digits() -> tuple[Split, Split]:
     """The 8x8 digits, enlarged bilinearly; the split is stratified and the same for every seed."""
+    from sklearn.datasets import load_digits  # which takes a second to import, and few runs need
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     ink = torch.from_numpy(digits.images).unsqueeze(1) / 16  # [1797, 1, 8, 8] float64 in [0, 1]
     images = torch.nn.functional.interpolate(ink, size=(28, 28), mode="bilinear", align_corners=False)
@@ -169,7 +181,7 @@ def _digits() -> tuple[Split, Split]:
 
 def _fashion_mnist(folder: Path) -> tuple[Split, Split]:
     """Both splits from the four archives in ``folder``, which are downloaded if they are not there."""
-    read = {name: _decompressed(folder / name, md5) for name, md5 in FashionMNIST.resources}
+    read = {name: _decompressed(folder / name, md5) for name, md5 in ARCHIVES.items()}
 
     def split(prefix: str) -> Split:
         # idx format: a header of 16 bytes before images, of 8 before labels, then one byte a value.
@@ -223,7 +235,7 @@ def _download(path: Path, md5: str) -> bytes:
 
 def _fetch(path: Path, md5: str) -> bytes:
     failures = []
-    for mirror in FashionMNIST.mirrors:
+    for mirror in MIRRORS:
         try:
             with urllib.request.urlopen(f"{mirror}{path.name}", timeout=TIMEOUT) as response:
                 content = response.read()

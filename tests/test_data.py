@@ -19,6 +19,7 @@ import pytest
 import torch
 from torchvision.datasets import FashionMNIST
 
+from labkit import data
 from labkit.data import DataError, load
 from labkit.store import user_folder
 
@@ -28,7 +29,7 @@ TRAIN, TEST = 40, 20
 @pytest.fixture
 def real() -> Path:
     raw = user_folder("LABKIT_DATA", "data") / "FashionMNIST" / "raw"
-    if not all((raw / name).exists() for name, _ in FashionMNIST.resources):
+    if not all((raw / name).exists() for name in data.ARCHIVES):
         pytest.skip("FashionMNIST is not on disk: set LABKIT_DATA")
     return raw
 
@@ -45,7 +46,7 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         header = b"\0\0\x08\x01" + count.to_bytes(4, "big")
         made[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(header + bytes(i % 10 for i in range(count)), mtime=0)
     checksums = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in made.items()}
-    monkeypatch.setattr(FashionMNIST, "resources", [(name, checksums[name]) for name, _ in FashionMNIST.resources])
+    monkeypatch.setattr(data, "ARCHIVES", {name: checksums[name] for name in data.ARCHIVES})
     return made
 
 
@@ -56,7 +57,7 @@ def raw(tmp_path: Path, archives: dict[str, bytes], monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{unused.getsockname()[1]}/"])
+        monkeypatch.setattr(data, "MIRRORS", [f"http://127.0.0.1:{unused.getsockname()[1]}/"])
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     for name, content in archives.items():
@@ -97,7 +98,7 @@ def mirror(raw: Path, archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatc
     for name in archives:
         (raw / name).unlink()
     mirror = Mirror(archives)
-    monkeypatch.setattr(FashionMNIST, "mirrors", [mirror.url])
+    monkeypatch.setattr(data, "MIRRORS", [mirror.url])
     yield mirror
     mirror.server.shutdown()
     mirror.server.server_close()
@@ -113,8 +114,9 @@ def left(raw: Path) -> set[str]:
 def test_fashion_mnist_is_what_torchvision_reads(real: Path) -> None:
     ours = load()
     assert (ours.name, ours.title) == ("fashion_mnist", "FashionMNIST")
-    assert ours.classes[0] == "T-shirt/top"
-    assert len(ours.classes) == 10
+    assert ours.classes == tuple(FashionMNIST.classes)
+    assert list(data.ARCHIVES.items()) == FashionMNIST.resources
+    assert list(data.MIRRORS) == FashionMNIST.mirrors
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "FashionMNIST" / "raw").mkdir(parents=True)
         for archive in real.glob("*.gz"):
@@ -250,7 +252,7 @@ def test_a_damaged_file_is_one_clear_error(raw: Path, damage, name: str) -> None
     with pytest.raises(DataError) as caught:
         load(name)
     message = str(caught.value)
-    for part in (str(path), "is damaged", dict(FashionMNIST.resources)[path.name], "delete", "LABKIT_DATA", "digits"):
+    for part in (str(path), "is damaged", data.ARCHIVES[path.name], "delete", "LABKIT_DATA", "digits"):
         assert part in message
     assert f"{len(damage(sound)):,} bytes" in message
     assert "\n" not in message
@@ -334,10 +336,10 @@ def test_a_broken_download_leaves_nothing(mirror: Mirror, raw: Path, archives, d
 
 def test_the_next_mirror_is_tried(mirror: Mirror, archives, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = Mirror({})
-    monkeypatch.setattr(FashionMNIST, "mirrors", [empty.url, mirror.url])
+    monkeypatch.setattr(data, "MIRRORS", [empty.url, mirror.url])
     assert len(load().train) == TRAIN
     assert set(empty.asked) == set(archives)
-    monkeypatch.setattr(FashionMNIST, "mirrors", [empty.url])
+    monkeypatch.setattr(data, "MIRRORS", [empty.url])
     empty.server.shutdown()
     empty.server.server_close()
 
@@ -353,7 +355,7 @@ def test_a_mirror_that_never_answers(raw: Path, monkeypatch: pytest.MonkeyPatch)
     (raw / "t10k-labels-idx1-ubyte.gz").unlink()
     monkeypatch.setattr("labkit.data.TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
+        monkeypatch.setattr(data, "MIRRORS", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
         began = time.monotonic()
         with pytest.raises(DataError, match=r"cannot be reached \(timed out\)"):
             load()
@@ -374,16 +376,15 @@ def test_a_full_disk_leaves_nothing(mirror: Mirror, raw: Path, monkeypatch: pyte
 
 CHILD = """
 import json, sys
-from torchvision.datasets import FashionMNIST
-FashionMNIST.mirrors, FashionMNIST.resources = json.loads(sys.argv[1])
-from labkit.data import load
-print(load().sha256)
+from labkit import data
+data.MIRRORS, data.ARCHIVES = json.loads(sys.argv[1])
+print(data.load().sha256)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_download_once(mirror: Mirror, raw: Path) -> None:
-    told = json.dumps([FashionMNIST.mirrors, FashionMNIST.resources])
+    told = json.dumps([data.MIRRORS, data.ARCHIVES])
     both = [subprocess.Popen([sys.executable, "-c", CHILD, told], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = {child.communicate(timeout=120)[0].strip() for child in both}
     assert said == {load().sha256}

@@ -121,7 +121,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state
         torch.default_generator.manual_seed(derive(seed, "weights"))
         model = CVAE(recipe.latent, recipe.classes)
-    model.to(images.device)
+    model.to(images.device, memory_format=torch.channels_last)
     order = generator(seed, "order")
     noise = generator(seed, "noise", device=images.device)
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, fused=True)

@@ -8,32 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from labkit.membership.rows import others, queries
 from labkit.membership.signals import features
 from labkit.membership.turns import Audit, in_turn
 
+if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
+
 ENOUGH = 20_000  # examples that an attacker learns from: it has tens of numbers to learn
 
-Learner = Callable[[], ClassifierMixin]
+Learner = Callable[[], "ClassifierMixin"]
 
 
 def logistic() -> ClassifierMixin:
     """Logistic regression on standardised features."""
+    from sklearn.linear_model import LogisticRegression  # scikit-learn takes a second to import: only where it learns
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
 
 def boosted() -> ClassifierMixin:
     """Gradient-boosted trees, which need no standardising and see interactions."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     return HistGradientBoostingClassifier(max_iter=60, learning_rate=0.1, random_state=0)
 
 

@@ -28,7 +28,7 @@ from labkit.training import (
     side_by_side,
     train,
 )
-from labkit.training.accounting import composed, gaussian_epsilon, limit_mu, noise_beside
+from labkit.training.accounting import composed, gaussian_epsilon, limit_mu, limit_noise, noise_beside
 from labkit.training.clipping import clipped_sum
 from labkit.training.dice import Dice
 from labkit.training.loop import _batches, fit
@@ -319,10 +319,24 @@ def test_one_step_without_sampling_is_the_gaussian_mechanism():
     assert epsilon(sigma, 1.0, 1, delta) == pytest.approx(exact, abs=0.02)
 
 
-@pytest.mark.parametrize("target", [1.0, 8.0])
-def test_noise_multiplier_inverts_epsilon(target):
-    sigma = noise_multiplier(target, 0.04, 200, 1e-5)
-    assert target - 0.06 <= epsilon(sigma, 0.04, 200, 1e-5) <= target
+@pytest.mark.parametrize(
+    ("target", "rate", "steps"),
+    [(1.0, 0.04, 200), (8.0, 0.04, 200), (0.3, 0.001, 20), (8.0, 1.0, 3000), (20.0, 0.3, 1)],
+)
+def test_noise_multiplier_inverts_epsilon(target, rate, steps):
+    sigma = noise_multiplier(target, rate, steps, 1e-5)
+    assert 0 <= target - epsilon(sigma, rate, steps, 1e-5) < min(0.01, target / 200)
+
+
+def test_an_epsilon_below_the_accountants_own_error_is_out_of_reach():
+    with pytest.raises(ValueError, match="out of reach"):
+        noise_multiplier(0.005, 0.04, 200, 1e-5)
+
+
+@given(epsilon=st.floats(0.1, 50), rate=st.sampled_from([0.001, 0.1, 1.0]), steps=st.integers(1, 5000))
+def test_limit_noise_inverts_the_gaussian_limit(epsilon, rate, steps):
+    sigma = limit_noise(epsilon, rate, steps, 1e-5)
+    assert gaussian_epsilon(limit_mu(sigma, rate, steps), 1e-5) == pytest.approx(epsilon, rel=1e-6)
 
 
 @pytest.mark.parametrize(

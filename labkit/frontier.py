@@ -27,7 +27,7 @@ CODE = tuple(
     )
 )
 
-TRANSFORM, GROUPS = Scattering(), 27
+TRANSFORM, GROUPS = Scattering(), 3
 # Of the mean that is taken away; the bound is no row's limit but every row's: see labkit.features.described.
 MEAN_NOISE, MEAN_BOUND = 30.0, 63.0
 # From this epsilon on: learning rate in clipping bounds, and clip; chosen on the last 5 000 training images.

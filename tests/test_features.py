@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from labkit.data import Split
-from labkit.features import described, noise_images, whitening
+from labkit.features import ODD, described, noise_images, whitening
 from labkit.scattering import Scattering
 
 TRANSFORM = Scattering(order=1, orientations=4)  # 9 channels
@@ -25,6 +26,19 @@ def test_a_row_depends_on_its_image_alone_and_its_length_is_bounded():
     groups = found.unflatten(1, (3, 3 * 49))
     assert groups.mean(2).abs().max() < 1e-4
     assert (groups.std(2) < 1.01).all()
+
+
+def test_a_mirrored_image_has_nearly_the_same_features():
+    images = split()
+    seen, mirrored = described(images, TRANSFORM, 3), described(images.mirrored(), TRANSFORM, 3)
+    even, odd = (seen + mirrored) / 2, (seen - mirrored) / 2
+    whole = F.group_norm(roots(images.images), 3, eps=1e-5).flatten(1)
+    torch.testing.assert_close(even + odd / ODD, whole, rtol=1e-4, atol=1e-4)
+
+
+def roots(images):
+    found = TRANSFORM(images)
+    return torch.stack([found[:, 0], *found[:, 1:].clamp(min=0).sqrt().unbind(1)], 1)
 
 
 def test_noise_images():

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,8 +61,7 @@ def report(device: torch.device, slice_size: int = 2_000, made: Path | None = No
     attack = lambda m, x, y: plain.pgd(m, x, y, p.train_eps, p.train_steps)  # noqa: E731
     adversarial = per_image(lambda: plain.epoch(build(0).to(device), items, device, attack=attack), slice_size)
     recipe = REGIMES["dp"](p, slice_size, 1)
-    small = partial(build, 0, width=recipe.width, hidden=recipe.hidden, activation=recipe.activation)
-    private = per_image(lambda: _opacus(small().to(device), ready, device, p), slice_size)
+    private = per_image(lambda: _opacus(recipe.network(0).to(device), ready, device, p), slice_size)
     x, y = images.train.batch(torch.arange(200, device=device))
     attacked = per_image(lambda: plain.pgd(build(0).to(device).eval(), x, y, EPS, p.pgd_steps), 200) / p.pgd_steps
     described = TensorDataset(torch.ones(slice_size, FEATURES), ready.tensors[1])

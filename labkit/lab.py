@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from labkit.canaries import Planted, mislabelled
 from labkit.frontier import Frontier, frontier
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
-from labkit.networks import build
 from labkit.paramfiles import declared
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
@@ -184,7 +183,7 @@ class Lab:
                     seed=device.derive(self.params.seed, purpose),
                     store=self.store,
                     device=self.device,
-                    network=partial(build, width=recipe.width, hidden=recipe.hidden, activation=recipe.activation),
+                    network=recipe.network,
                     tick=tick,
                     **watched,
                 )

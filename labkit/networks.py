@@ -9,10 +9,21 @@ from torch import Tensor, nn
 
 
 class Scale(nn.Module):
-    """Pixels from [0, 1] to [-1, 1]: constants that do not depend on the data, and so cost no privacy."""
+    """Pixels from [0, 1] to ``black`` and up to 2 above it: constants that no data chose, and so cost no privacy.
+
+    Args:
+        black: what a black pixel becomes; at -1 the greys lie around 0.
+    """
+
+    def __init__(self, black: float = -1.0):
+        super().__init__()
+        self.black = black
+
+    def extra_repr(self) -> str:
+        return f"black={self.black:g}"
 
     def forward(self, images: Tensor) -> Tensor:
-        return 2 * images - 1
+        return 2 * images + self.black
 
     def interval(self, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Of images within ``radius`` of ``centre``; see :mod:`labkit.bounds`."""
@@ -43,6 +54,7 @@ class CompactCNN(nn.Module):
         hidden: units of the first linear layer.
         classes: number of logits.
         activation: between layers.
+        black: as for :class:`Scale`.
     """
 
     def __init__(
@@ -51,10 +63,11 @@ class CompactCNN(nn.Module):
         hidden: int = 128,
         classes: int = 10,
         activation: type[nn.Module] = nn.ReLU,
+        black: float = -1.0,
     ):
         super().__init__()
         a, b, c = channels
-        self.scale, self.flat = Scale(), ChannelsLast()
+        self.scale, self.flat = Scale(black), ChannelsLast()
         self.features = nn.Sequential(
             nn.PixelUnshuffle(2),  # [N, 4, 14, 14]
             nn.Conv2d(4, a, 3, padding=1),  # [N, a, 14, 14]
@@ -84,7 +97,9 @@ class CompactCNN(nn.Module):
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def build(seed: int, *, width: float = 1, hidden: int = 128, activation: str = "relu") -> CompactCNN:
+def build(
+    seed: int, *, width: float = 1, hidden: int = 128, activation: str = "relu", black: float = -1.0
+) -> CompactCNN:
     """A fresh classifier whose weights depend on ``seed`` alone; the global random state is left alone.
 
     Args:
@@ -93,10 +108,11 @@ def build(seed: int, *, width: float = 1, hidden: int = 128, activation: str = "
         hidden: units of the first linear layer, where most parameters lie and few operations: 0.19 M at width 1, 0.59 M
             with 512 units, and 48 K at width 0.5 with 64.
         activation: one of ``ACTIVATIONS``.
+        black: as for :class:`Scale`.
     """
     a, b, c = (round(size * width) for size in (32, 64, 64))
     with torch.device("meta"):  # a layer made elsewhere would draw its first weights from the global state
-        model = CompactCNN((a, b, c), hidden, activation=ACTIVATIONS[activation])
+        model = CompactCNN((a, b, c), hidden, activation=ACTIVATIONS[activation], black=black)
     model.to_empty(device="cpu")
     draw = torch.Generator().manual_seed(seed)
     for layer in model.modules():

@@ -225,6 +225,16 @@ def test_private_adversarial_training_is_proved_as_private_training_is():
     assert REGIMES["pgd"](small(train_spread=0), 200, 1).eps is None  # and a regime is no defence if they are not
 
 
+def test_a_recipe_makes_its_network():
+    standard, private = (REGIMES[regime](small(), 200, 1).network(3) for regime in ("standard", "dp"))
+    black = torch.zeros(1, 1, 28, 28)
+    assert standard.scale(black).eq(-1).all()
+    assert private.scale(black).eq(0).all()
+    assert repr(standard.scale) != repr(private.scale)  # what a stored model's key knows of it
+    assert standard.features[1].out_channels == 2 * private.features[1].out_channels
+    assert {type(layer) for layer in private.features} == {nn.PixelUnshuffle, nn.Conv2d, nn.Tanh}
+
+
 @pytest.mark.parametrize("regime", DEFENCES)
 def test_the_lab_trains_a_defence_at_a_radius(regime, tmp_path):
     lab = Lab(small(robust_width=2, robust_hidden=24, robust_mirror=False), Store(tmp_path))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from labkit.networks import CompactCNN, build
 from labkit.params import Params
 from labkit.training.accounting import epsilon, noise_multiplier
 from labkit.training.rules import Adversarial, Blend, Interval, Mean, Private, Rule, Trades
@@ -36,7 +37,7 @@ class Recipe:
         keep: the ``last`` state, or the ``best`` by robust accuracy on validation images after each epoch.
         eps: the one radius that it defends against, which its rows carry and validation images are attacked with; None
             where there is none, or where radii are spread.
-        width, hidden, activation: of the network; see :func:`labkit.networks.build`.
+        width, hidden, activation, black: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
             constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
         piece: examples that a core computes at once; it decides how sums are rounded, and what is drawn for which
@@ -58,7 +59,12 @@ class Recipe:
     width: float = 1
     hidden: int = 128
     activation: str = "relu"
+    black: float = -1.0
     piece: int = PIECE
+
+    def network(self, seed: int) -> CompactCNN:
+        """A fresh network of this recipe, whose weights depend on ``seed`` alone."""
+        return build(seed, width=self.width, hidden=self.hidden, activation=self.activation, black=self.black)
 
     def steps(self, members: int) -> int:
         """Gradient steps on ``members`` training images."""
@@ -91,7 +97,8 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
     """DP-SGD (Abadi et al. 2016), with the least noise that keeps ``dp_epsilon`` over all its steps.
 
     The noise grows with the number of parameters, and clipping bites where activations grow: so the network is half as
-    wide as the others', with tanh for ReLU (Papernot et al. 2021).
+    wide as the others', with tanh for ReLU (Papernot et al. 2021). Black enters as 0: background is most of an image,
+    and would have a share of each clipped gradient that tells nothing.
     """
     batch = min(p.dp_batch_size, members)
     unruled = Recipe(
@@ -105,6 +112,7 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
         width=0.5,
         hidden=64,
         activation="tanh",
+        black=0.0,
     )
     noise = noise_multiplier(p.dp_epsilon, unruled.sample_rate, unruled.steps(members), p.dp_delta)
     return replace(unruled, rule=Private(p.dp_clip, noise, batch))

@@ -148,7 +148,7 @@ def pieces(n: int) -> list[slice]:
 
 def chunk(device: torch.device) -> int:
     """How many images a core, or a GPU, may compute at once: far fewer leave it idle for a part of the time."""
-    return GPU_CHUNK if device.type == "cuda" else PIECE
+    return PIECE if device.type == "cpu" else GPU_CHUNK
 
 
 def halved(size: int, what: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from labkit.data import Split
 from labkit.mixture.classifier import MixtureClassifier
 from labkit.mixture.pca import PCA
 from labkit.store import Store, checksum, code_version
-from labkit.workers import share
 
 HOLDOUT = 0.15
 SHRINKAGES = (0.0, 10.0, 100.0)
@@ -77,15 +75,15 @@ def _try(
     (images, y), (held_images, held_y) = train.batch(order[cut:]), train.batch(order[:cut])
     pca = PCA.fit(images.flatten(1), pca_dim)  # once: the candidates see the same rows, so the same plane
     z, held = pca.transform(images.flatten(1)), pca.transform(held_images.flatten(1))
-
-    def tried(settings: tuple[str, float, int]) -> Candidate:
-        covariance, shrinkage, k = settings
-        model = MixtureClassifier(k, covariance, shrinkage=shrinkage, max_iter=max_iter, seed=seed)
-        model.fit(z, y).calibrate(held, held_y)
-        accuracy = float((model.predict(held) == held_y).double().mean())
-        return Candidate(model.settings | {"pca_dim": pca_dim}, accuracy, cut, model.bic(z, y))
-
-    return share(tried, list(product(covariances, shrinkages, components)), y.device)
+    tried = []
+    for covariance in covariances:
+        for shrinkage in shrinkages:
+            for k in components:
+                model = MixtureClassifier(k, covariance, shrinkage=shrinkage, max_iter=max_iter, seed=seed)
+                model.fit(z, y).calibrate(held, held_y)
+                accuracy = float((model.predict(held) == held_y).double().mean())
+                tried.append(Candidate(model.settings | {"pca_dim": pca_dim}, accuracy, cut, model.bic(z, y)))
+    return tried
 
 
 def best(tried: Iterable[Candidate]) -> Candidate:

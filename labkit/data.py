@@ -1,8 +1,7 @@
 """FashionMNIST (md5-verified) or the bundled digits, as uint8 tensors on the device.
 
-The files' names, checksums, mirrors and class names are torchvision's (``torchvision.datasets.FashionMNIST``).
-Its reader is not used: it trusts a decompressed copy without a checksum, and must write that copy beside the
-archives. Here the bytes that are read are the bytes that were verified, at every load.
+torchvision's reader is not used: it takes a second to import, trusts a decompressed copy without a checksum, and must
+write that copy beside the archives. Here the bytes that are read are the bytes that were verified, at every load.
 """
 
 from __future__ import annotations

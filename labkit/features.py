@@ -87,7 +87,7 @@ class Whitening:
 
 @cache
 def whitening(transform: Scattering, groups: int, seed: int = 0) -> Whitening:
-    """The map that whitens the features of noise, in part."""
+    """The map that whitens the features of noise, in part; without mirrors, since noise knows no side."""
     z = _normalised(noise_images(SAMPLES, transform.size, seed), transform, groups)
     z = (z - z.mean(0)).unflatten(1, (len(transform.paths), -1))  # [S, K, P]
     by_channel, by_place = z.transpose(0, 1).flatten(1), z.flatten(0, 1).T  # [K, S P], [P, S K]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Scale(nn.Module):
-    """Pixels from [0, 1] to ``black`` and up to 2 above it: constants that no data chose, and so cost no privacy.
+    """Pixels from [0, 1] to ``black`` and up to 2 above it: fixed numbers, for which no image is looked at.
 
     Args:
         black: what a black pixel becomes; at -1 the greys lie around 0.

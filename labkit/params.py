@@ -117,6 +117,7 @@ class Params(BaseModel):
     dp_batch_size: Int = Field(512, ge=8, le=65_536, description="expected size of a Poisson batch")
     dp_learning_rate: Float = Field(0.5, gt=0, le=100, description="peak learning rate (SGD, momentum 0.9)")
     dp_clip: Float = Field(1.0, gt=0, le=1000, description="l2 bound on each example's gradient")
+    dp_black: Float = Field(-1.0, ge=-1, le=0, description="what black enters the private network as; white is 2 above")
 
     # Attacks (02, 06)
     attack_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(

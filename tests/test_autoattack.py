@@ -211,33 +211,58 @@ def test_more_queries_of_square_only_make_it_stronger():
 
 
 def reference_square(model, x, y, eps, queries, p_init, draw):
-    """Algorithms 1 and 2 of Andriushchenko et al. (2020) for one point [1, h, w], query by query; ends when broken."""
-    high, wide = x.shape[1:]
+    """Algorithms 1 and 2 of Andriushchenko et al. (2020) for one point [c, h, w], query by query; ends when broken."""
+    channels, high, wide = x.shape
     low, top = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
-    best = torch.where(torch.rand(1, 1, wide, generator=draw) < 0.5, top, low)
-    loss, luck = margin(model(best[None]), y[None]), torch.rand(queries, 3, generator=draw)
+    best = torch.where(torch.rand(channels, 1, wide, generator=draw) < 0.5, top, low)
+    loss, luck = margin(model(best[None]), y[None]), torch.rand(queries, 2 + channels, generator=draw)
     for query in range(queries):
         if loss > 0:
             break
         tall, broad = sides(share(query, queries, p_init), high, wide)
         r, s = int(luck[query, 0] * (high - tall + 1)), int(luck[query, 1] * (wide - broad + 1))
         new = best.clone()
-        window = slice(r, r + tall), slice(s, s + broad)
-        new[0][window] = (top if luck[query, 2] < 0.5 else low)[0][window]
+        for c in range(channels):
+            window = c, slice(r, r + tall), slice(s, s + broad)
+            new[window] = (top if luck[query, 2 + c] < 0.5 else low)[window]
         if (value := margin(model(new[None]), y[None])) > loss:
             best, loss = new, value
     return best
 
 
-@pytest.mark.parametrize("count", [3, 30])  # few points ask ahead
-def test_square_is_the_printed_algorithm(count):
-    model, x = network().double(), images(count).double()
+@pytest.mark.parametrize(
+    ("count", "ahead", "shape"), [(3, 16, (1, 6, 6)), (30, 16, (3, 4, 9)), (30, 3, (1, 6, 6)), (30, 1, (1, 6, 6))]
+)
+def test_square_is_the_printed_algorithm(count, ahead, shape, monkeypatch):
+    monkeypatch.setattr("labkit.attacks.random_search.AHEAD", ahead)
+    monkeypatch.setattr("labkit.workers.PIECE", 64 if ahead < 16 else 200)  # 200: as many ahead as may be
+    model, x = network(shape).double(), images(count, shape).double()
     y = model(x).argmax(1)
     found = square(model, x, y, 0.05, queries=70, p_init=0.4, seed=2)
     for i in range(count):
         expected = reference_square(model, x[i], y[i], 0.05, 70, 0.4, generator(2, "square", i))
         torch.testing.assert_close(found[i], expected, rtol=0, atol=1e-12)
     assert 0 < correct(model, found, y).sum() < count  # both ends are met
+
+
+def test_square_asks_less_at_once_where_memory_runs_out():
+    small, y = network().double(), network().double()(images(5).double()).argmax(1)
+
+    class Narrow(nn.Module):
+        most = 10**6
+
+        def forward(self, x):
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError
+            return small(x)
+
+    wide, narrow = Narrow(), Narrow()
+    narrow.most = 12
+    expected, found = (square(model, images(5).double(), y, 0.05, queries=70, seed=2) for model in (wide, narrow))
+    torch.testing.assert_close(found, expected)
+    narrow.most = 4
+    with pytest.raises(torch.OutOfMemoryError):
+        square(narrow, images(5).double(), y, 0.05, queries=70)
 
 
 def test_square_asks_for_no_gradient():

@@ -116,7 +116,7 @@ def test_fashion_mnist_is_what_torchvision_reads(real: Path) -> None:
     assert (ours.name, ours.title) == ("fashion_mnist", "FashionMNIST")
     assert ours.classes == tuple(FashionMNIST.classes)
     assert list(data.ARCHIVES.items()) == FashionMNIST.resources
-    assert list(data.MIRRORS) == FashionMNIST.mirrors
+    assert set(data.MIRRORS) <= set(FashionMNIST.mirrors)
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "FashionMNIST" / "raw").mkdir(parents=True)
         for archive in real.glob("*.gz"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from labkit import frontier
 from labkit.data import Split
 from labkit.features import ODD, described, noise_images, whitening
 from labkit.scattering import Scattering
@@ -26,6 +27,16 @@ def test_a_row_depends_on_its_image_alone_and_its_length_is_bounded():
     groups = found.unflatten(1, (3, 3 * 49))
     assert groups.mean(2).abs().max() < 1e-4
     assert (groups.std(2) < 1.01).all()
+
+
+def test_no_row_of_the_frontiers_features_is_longer_than_what_its_mean_is_accounted_for():
+    assert len(frontier.TRANSFORM.paths) * 7 * 7 == frontier.MEAN_BOUND**2
+    hard = torch.zeros(6, 1, 28, 28, dtype=torch.uint8)
+    hard[1], hard[2, ..., ::2], hard[3, ..., 14:], hard[4, ..., 5, 5] = 255, 255, 255, 255
+    hard[5] = split(1).pixels[0] // 128 * 255
+    found = described(Split(hard, torch.zeros(6, dtype=torch.long)), frontier.TRANSFORM, frontier.GROUPS)
+    assert found.isfinite().all()
+    assert (found.norm(dim=1) <= frontier.MEAN_BOUND).all()
 
 
 def test_a_mirrored_image_has_nearly_the_same_features():

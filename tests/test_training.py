@@ -333,6 +333,15 @@ def test_an_epsilon_below_the_accountants_own_error_is_out_of_reach():
         noise_multiplier(0.005, 0.04, 200, 1e-5)
 
 
+def test_noise_where_little_is_left_and_where_epsilon_jumps():
+    beside = ((30.0, 1.0, 1),)
+    cost = composed(beside, 1e-5)
+    sigma = noise_beside(1.001 * cost, 0.1, 100, 1e-5, beside)  # epsilon hardly falls with noise
+    assert 0.995 * cost <= composed(((sigma, 0.1, 100), *beside), 1e-5) <= 1.001 * cost
+    sigma = noise_multiplier(0.1, 0.5, 1, 0.3)  # at this delta epsilon falls to zero within little
+    assert epsilon(sigma, 0.5, 1, 0.3) <= 0.1 < epsilon(0.99 * sigma, 0.5, 1, 0.3)
+
+
 @given(epsilon=st.floats(0.1, 50), rate=st.sampled_from([0.001, 0.1, 1.0]), steps=st.integers(1, 5000))
 def test_limit_noise_inverts_the_gaussian_limit(epsilon, rate, steps):
     sigma = limit_noise(epsilon, rate, steps, 1e-5)

@@ -117,13 +117,15 @@ def _search(
     """The strongest image that ``count`` runs find; a run is a start [N, ...] and the classes [N, k] of its loss."""
     found, stands = images.clone(), correct(model, images, labels)
     highest = torch.full(labels.shape, -torch.inf, device=images.device)
+
+    def climb(rows: Tensor, start: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _climb(model, labels[rows], ball[rows], start, classes, loss, steps)
+
     with eval_mode(model):
         for wave, standing in waves(count, stands):
             drawn = [[of[standing] for of in next(runs)] for _ in wave]
             start, classes = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-            rows = standing.repeat(len(wave))
-            climb = partial(_climb, model, loss, steps)
-            x, value, stood = in_pieces(climb, labels[rows], ball[rows], start, classes)
+            x, value, stood = in_pieces(climb, standing.repeat(len(wave)), start, classes)
             value, x, stood = strongest(len(wave), torch.where(stood, value, torch.inf), x, stood)
             better = value > highest[standing]
             found[standing[better]] = x[better]
@@ -153,7 +155,7 @@ class _Climb(Points):
 
 
 def _climb(
-    model: nn.Module, loss: Loss, steps: int, labels: Tensor, ball: Ball, start: Tensor, classes: Tensor
+    model: nn.Module, labels: Tensor, ball: Ball, start: Tensor, classes: Tensor, loss: Loss, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One run on a piece: the image that broke a point or that of highest loss; highest loss [n]; bool [n], stands."""
     logits, value, gradient = slope(model, start, partial(_told, loss, classes))

@@ -15,7 +15,7 @@ class Ball(Protocol):
 
     def __init__(self, images: Tensor, eps: float): ...
 
-    def __getitem__(self, rows: Tensor | slice) -> Ball:
+    def __getitem__(self, rows: Tensor) -> Ball:
         """Those of some images."""
         ...
 
@@ -45,7 +45,7 @@ class Linf:
         self.images, self.eps = images, eps
         self.low, self.high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
 
-    def __getitem__(self, rows: Tensor | slice) -> Linf:
+    def __getitem__(self, rows: Tensor) -> Linf:
         return Linf(self.images[rows], self.eps)
 
     def start(self, generator: torch.Generator) -> Tensor:
@@ -71,7 +71,7 @@ class L2:
     def __init__(self, images: Tensor, eps: float):
         self.images, self.eps = images, eps
 
-    def __getitem__(self, rows: Tensor | slice) -> L2:
+    def __getitem__(self, rows: Tensor) -> L2:
         return L2(self.images[rows], self.eps)
 
     def start(self, generator: torch.Generator) -> Tensor:

@@ -28,7 +28,8 @@ def fab_targeted(
     """Fast adaptive boundary attack towards each of several classes; l-infinity, no randomness.
 
     Croce and Hein (2020b), algorithm 1, targeted as in Croce and Hein (2020), with a final search by bisection. It
-    minimises the distance; a point is broken when that is ``eps`` at most, and is then left alone.
+    minimises the distance; a point is broken when that is ``eps`` at most, and spared the targets that follow. Where
+    several targets break it at once, its image is the nearest of theirs.
 
     Args:
         model: images in [0, 1] to logits [N, C], C at least 2.
@@ -72,10 +73,14 @@ def _nearest(
     distance = torch.where(right, torch.inf, 0.0).to(images.dtype)
     wrong = rivals(model, images, labels, targets)  # [N, k]
     stands = right.clone()
+
+    def walk(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return _walk(model, images[rows], labels[rows], target, steps, enough)
+
     with eval_mode(model):
         for wave, far in waves(wrong.shape[1], stands):
-            rows, target = far.repeat(len(wave)), wrong[far, wave.start : wave.stop].T.flatten()
-            beyond, length = in_pieces(partial(_walk, model, steps, enough), labels[rows], images[rows], target)
+            target = wrong[far, wave.start : wave.stop].T.flatten()
+            beyond, length = in_pieces(walk, far.repeat(len(wave)), target)
             closeness, beyond = strongest(len(wave), -length, beyond)
             closer = -closeness < distance[far]
             nearest[far[closer]], distance[far[closer]] = beyond[closer], -closeness[closer]
@@ -103,7 +108,7 @@ class _Walk(Points):
 
 
 def _walk(
-    model: nn.Module, steps: int, enough: float, labels: Tensor, images: Tensor, targets: Tensor
+    model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor, steps: int, enough: float
 ) -> tuple[Tensor, Tensor]:
     """The nearest adversarial image met on the way to ``targets`` [n], and how far it is, [n]: inf where none was."""
     nearest, distance = images.clone(), images.new_full(labels.shape, torch.inf)

@@ -83,13 +83,15 @@ def pgd(
     draw = torch.Generator(device=images.device).manual_seed(seed)
     best, stands = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     highest = torch.full(labels.shape, -math.inf, device=images.device)  # [N] loss; +inf once a point is broken
+
+    def walk(rows: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        return _walk(model, labels[rows], ball[rows], climbed, steps, step_size, start)
+
     with eval_mode(model):
         for wave, standing in waves(restarts, stands):
             # Of all points, so that a point's own start does not depend on the others.
             starts = torch.cat([ball.start(draw)[standing] for _ in wave])
-            points = standing.repeat(len(wave))
-            walk = partial(_walk, model, climbed, steps, step_size)
-            value, attacked = strongest(len(wave), *in_pieces(walk, labels[points], ball[points], starts))
+            value, attacked = strongest(len(wave), *in_pieces(walk, standing.repeat(len(wave)), starts))
             better = value > highest[standing]
             best[standing[better]] = attacked[better]
             highest[standing] = torch.maximum(highest[standing], value)
@@ -98,7 +100,7 @@ def pgd(
 
 
 def _walk(
-    model: nn.Module, loss: Loss, steps: int, step_size: float, labels: Tensor, ball: Ball, x: Tensor
+    model: nn.Module, labels: Tensor, ball: Ball, loss: Loss, steps: int, step_size: float, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The last of ``steps`` iterates from ``x``; before it its loss, float32 [n], infinite where the model errs."""
     for _ in range(steps):
@@ -130,17 +132,19 @@ def withstand(
     step_size = _check_steps(images, labels, eps, steps, step_size, restarts)
     stands, ball = correct(model, images, labels), around(images, eps, "linf")
     draw = torch.Generator(device=images.device).manual_seed(seed)
+
+    def outlast(rows: Tensor, start: Tensor) -> tuple[Tensor]:
+        return (_outlast(model, labels[rows], ball[rows], steps, step_size, start),)
+
     with eval_mode(model):
         for wave, standing in waves(restarts, stands):
             starts = torch.cat([ball.start(draw)[standing] for _ in wave])
-            points = standing.repeat(len(wave))
-            outlast = partial(_outlast, model, steps, step_size)
-            (stood,) = in_pieces(outlast, labels[points], ball[points], starts)
+            (stood,) = in_pieces(outlast, standing.repeat(len(wave)), starts)
             stands[standing] = stood.view(len(wave), -1).all(0)
     return stands
 
 
-def _outlast(model: nn.Module, steps: int, step_size: float, labels: Tensor, ball: Ball, x: Tensor) -> tuple[Tensor]:
+def _outlast(model: nn.Module, labels: Tensor, ball: Ball, steps: int, step_size: float, x: Tensor) -> Tensor:
     """Which images are right at ``x`` and at each of the iterates that :func:`pgd` takes from there: bool [N]."""
     stood = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     left = torch.arange(len(x), device=x.device)
@@ -157,7 +161,7 @@ def _outlast(model: nn.Module, steps: int, step_size: float, labels: Tensor, bal
         if not len(left):
             break
     stood[left] = True
-    return (stood,)
+    return stood
 
 
 def _check_steps(

@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from labkit.attacks.balls import Ball
 from labkit.workers import chunk, spread
 
 CORES = 4  # how many of them a wave of runs should fill; waves must not depend on how many there are
@@ -58,20 +57,26 @@ def waves(runs: int, stands: Tensor) -> Iterator[tuple[range, Tensor]]:
         runs: how many there are, in order.
         stands: bool [N], read anew before each wave.
     """
+    room = chunk(stands.device) * (CORES if stands.device.type == "cpu" else 1)
     done = 0
     while done < runs and len(rows := stands.nonzero()[:, 0]):
-        wave = range(done, min(runs, done + max(1, CORES * chunk(stands.device) // len(rows))))
+        wave = range(done, min(runs, done + max(1, room // len(rows))))
         yield wave, rows
         done = wave.stop
 
 
-def in_pieces(attempt: Callable[..., tuple[Tensor, ...]], first: Tensor, *more: Tensor | Ball) -> tuple[Tensor, ...]:
-    """``attempt(first, *more)``, which have a row a point, on as many points at once as suits the hardware."""
+def in_pieces(attempt: Callable[..., tuple[Tensor, ...]], rows: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+    """``attempt(rows, *more)``, which have an entry a run and point, on as many at once as suits the hardware.
+
+    Args:
+        attempt: of rows [n], the points' places, and what belongs to them [n, ...], to results [n, ...].
+        rows: at least one.
+    """
 
     def of_part(part: slice) -> tuple[Tensor, ...]:
-        return attempt(first[part], *(each[part] for each in more))
+        return attempt(rows[part], *(each[part] for each in more))
 
-    parts = spread(of_part, len(first), first.device)
+    parts = spread(of_part, len(rows), rows.device)
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 

@@ -14,7 +14,7 @@ from labkit.attacks.losses import margin
 from labkit.attacks.points import Points, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode
 from labkit.device import generator
-from labkit.workers import chunk, spread
+from labkit.workers import chunk, halved, spread
 
 AHEAD = 16  # queries asked at once of a point, at most: those after one that helps are in vain
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10 000 queries: where the squares' area is halved
@@ -41,7 +41,8 @@ def square(
             one channel, or as one row.
         labels: [N] int64, the true classes.
         eps: l-infinity radius in [0, 1].
-        queries: squares tried a point, at least 1.
+        queries: squares tried a point, at least 1. The model may see more images: of few points several squares are
+            tried at once, and those after one that helps are tried again.
         p_init: share of the pixels in the first squares, in (0, 1].
         seed: determines what is drawn for a point, with its place among the images.
 
@@ -123,9 +124,10 @@ def _search(
     down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     sizes = [sides(share(query, queries, p_init), height, width) for query in range(queries)]
     talls, wides = torch.tensor(sizes, device=x.device).T[..., None]  # [queries, 1] each
+    most = AHEAD
     while (of := of.standing()) is not None:
         # Few points ask several queries ahead, as if none of them helped; the first that does is the last that counts.
-        ahead = max(1, min(AHEAD, round(chunk(x.device) / len(of.row))))
+        ahead = max(1, min(most, round(chunk(x.device) / len(of.row))))
         query = of.asked[:, None] + torch.arange(ahead, device=x.device)  # [n, a]
         left, query = query < queries, query.clamp(max=queries - 1)
         here = of.luck.gather(1, query[..., None].expand(-1, -1, 2 + channels))  # [n, a, 2 + c]
@@ -134,10 +136,14 @@ def _search(
         top, side = top.long(), side.long()
         inside = ((down >= top) & (down < top + tall))[..., None, :, None]
         inside = inside & ((across >= side) & (across < side + wide))[..., None, None, :]  # [n, a, 1, h, w]
-        # From inside the ball, a change of 2 eps and the projection end at the ball's surface.
-        painted = torch.where(here[..., 2:, None, None] < 0.5, of.high[:, None], of.low[:, None])
-        x = torch.where(inside, painted, of.best[:, None])  # [n, a, c, h, w]
-        value = loss(x.flatten(0, 1), of.labels.repeat_interleave(ahead)).view(-1, ahead)
+        try:
+            # From inside the ball, a change of 2 eps and the projection end at the ball's surface.
+            painted = torch.where(here[..., 2:, None, None] < 0.5, of.high[:, None], of.low[:, None])
+            x = torch.where(inside, painted, of.best[:, None])  # [n, a, c, h, w]
+            value = loss(x.flatten(0, 1), of.labels.repeat_interleave(ahead)).view(-1, ahead)
+        except torch.OutOfMemoryError:
+            most = halved(ahead, f"out of memory with {ahead} queries of {len(of.row)} points at once")
+            continue
         better = (value > of.loss[:, None]) & left
         helped, first = better.any(1) & of.stands, better.int().argmax(1)  # [n]
         each = torch.arange(len(x), device=x.device)

@@ -97,8 +97,8 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
     """DP-SGD (Abadi et al. 2016), with the least noise that keeps ``dp_epsilon`` over all its steps.
 
     The noise grows with the number of parameters, and clipping bites where activations grow: so the network is half as
-    wide as the others', with tanh for ReLU (Papernot et al. 2021). Black enters as 0: background is most of an image,
-    and would have a share of each clipped gradient that tells nothing.
+    wide as the others', with tanh for ReLU (Papernot et al. 2021). Where there is much noise, black may better enter as
+    0: background is most of an image, and has a share of each clipped gradient that tells nothing.
     """
     batch = min(p.dp_batch_size, members)
     unruled = Recipe(
@@ -112,7 +112,7 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
         width=0.5,
         hidden=64,
         activation="tanh",
-        black=0.0,
+        black=p.dp_black,
     )
     noise = noise_multiplier(p.dp_epsilon, unruled.sample_rate, unruled.steps(members), p.dp_delta)
     return replace(unruled, rule=Private(p.dp_clip, noise, batch))

@@ -31,7 +31,7 @@ def described(split: Split, transform: Scattering, groups: int) -> Tensor:
 
     Averages of moduli are skewed, and their square roots less so. Group normalisation (Wu and He 2018) divides by an
     image's own spread, so it costs no privacy. An image and its mirror image mean the same thing to wear: of what tells
-    the two apart only ``ODD`` is kept: noise in those directions then disturbs less.
+    the two apart only ``ODD`` is kept, and noise in those directions disturbs less.
 
     Args:
         split: N images.

@@ -116,7 +116,7 @@ def spread(function: Callable[[slice], Result], n: int, device: torch.device) ->
         parts = pieces(n)
         with Crew(min(len(parts), torch.get_num_threads()) or 1) as crew:
             return crew.map(function, parts)
-    results, start, length = [], 0, GPU_CHUNK
+    results, start, length = [], 0, chunk(device)
     while start < n:
         try:
             results.append(function(slice(start, min(start + length, n))))

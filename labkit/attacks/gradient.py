@@ -102,7 +102,7 @@ def pgd(
 def _walk(
     model: nn.Module, labels: Tensor, ball: Ball, loss: Loss, steps: int, step_size: float, x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The last of ``steps`` iterates from ``x``; before it its loss, float32 [n], infinite where the model errs."""
+    """The loss after ``steps`` steps from ``x``, float32 [n], infinite where the model errs; and the iterate itself."""
     for _ in range(steps):
         _, _, gradient = slope(model, x, partial(loss, labels=labels))
         x = ball.project(x + step_size * ball.steepest(gradient))

@@ -7,6 +7,7 @@ number of cores, and results are joined in the order of the pieces: so they do n
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
@@ -59,7 +60,10 @@ class Crew:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """``[function(item) for item in items]``; an exception in one of them stops the others."""
+        """``[function(item) for item in items]``; an exception in one of them stops the others.
+
+        It is raised when all have ended; the crew can go on with other work then.
+        """
         self.check()
         results: list[Any] = [None] * len(items)
         failures: list[BaseException] = []
@@ -80,8 +84,13 @@ class Crew:
         work()
         wait(helpers)
         if failures:
-            # What stopped the crew, not what that did to the others.
-            raise next((f for f in failures if not isinstance(f, Stopped)), failures[0])
+            self._stop.clear()
+            try:
+                # What stopped the crew, not what that did to the others.
+                raise next((f for f in failures if not isinstance(f, Stopped)), failures[0])
+            finally:
+                # A failure that this frame, which is in its traceback, held would keep all that its frames hold.
+                failures.clear()
         return results
 
     def check(self) -> None:
@@ -120,10 +129,11 @@ def spread(function: Callable[[slice], Result], n: int, device: torch.device) ->
     while start < n:
         try:
             results.append(function(slice(start, min(start + length, n))))
+            start += length
+            continue
         except torch.OutOfMemoryError:
             length = halved(length, f"{device} ran out of memory on {length} images at once")
-            continue
-        start += length
+        give_memory_back()
     return results
 
 
@@ -149,6 +159,12 @@ def pieces(n: int) -> list[slice]:
 def chunk(device: torch.device) -> int:
     """How many images a core, or a GPU, may compute at once: far fewer leave it idle for a part of the time."""
     return PIECE if device.type == "cpu" else GPU_CHUNK
+
+
+def give_memory_back() -> None:
+    """Let go of a failed attempt; to be called when its error is no longer handled, which holds its frames."""
+    gc.collect()  # recorded steps and gradients' graphs are in cycles
+    torch.cuda.empty_cache()  # pieces of the sizes that were too large
 
 
 def halved(size: int, what: str) -> int:

@@ -1,8 +1,11 @@
 """Many models as one: the same numbers whatever stands beside, in whatever pieces, after whatever went wrong."""
 
+import gc
 import logging
 import threading
 import time
+import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,6 +20,7 @@ from labkit.networks import build
 from labkit.store import Store
 from labkit.training import Adversarial, Blend, Interval, Mean, Private, Recipe, Trades, milestones, schedule, train
 from labkit.training import loop as loop_module
+from labkit.training.capture import captured
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
 from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average
@@ -25,6 +29,7 @@ from labkit.training.stack import Stack
 from labkit.workers import LEAST, PIECE, Crew, Stopped, pieces, share, spread
 
 CPU = torch.device("cpu")
+GPU = torch.device("cuda")  # named, and not needed
 OUT_OF_MEMORY = torch.OutOfMemoryError
 
 
@@ -321,6 +326,84 @@ def test_an_image_that_does_not_fit_is_an_error(tmp_path, monkeypatch):
         train(recipe, toy(), torch.ones(2, 150, dtype=torch.bool), seed=0, store=Store(tmp_path), device=CPU)
 
 
+def test_models_are_kept_wave_by_wave():
+    """So a run that is killed, here in the third wave, goes on there."""
+    kept, waves = [], []
+
+    def make(part, crew, piece, tick):
+        waves.append(list(part))
+        if len(waves) == 3:
+            raise KeyboardInterrupt
+        return [({}, {"model": index}) for index in part]
+
+    models = range(100, 100 + 3 * schedule.WAVE)
+    with pytest.raises(KeyboardInterrupt):
+        schedule.side_by_side(make, lambda index, made: kept.append((index, made()[1]["model"])), models, lambda _: 0)
+    assert [len(wave) for wave in waves] == [schedule.WAVE] * 3
+    assert kept == [(index, index) for index in models[: 2 * schedule.WAVE]]
+
+
+class Activations:
+    """What a failed attempt had allocated."""
+
+
+@pytest.mark.parametrize("way", ["models", "images"])
+def test_a_failed_attempt_is_let_go_of_before_the_next(way, monkeypatch):
+    """By reference counts alone: a cycle would hold it until the collector happens to come by."""
+    monkeypatch.setattr("labkit.workers.gc.collect", lambda: 0)
+    held, most = [], 2 if way == "models" else 2048
+
+    def attempt(n):
+        assert [each() for each in held] == [None] * len(held)
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        if n > most:
+            raise OUT_OF_MEMORY("CUDA out of memory (simulated)")
+        return n
+
+    def make(part, crew, piece, tick):
+        return [({}, {"n": n}) for n in crew.map(lambda _: attempt(len(part)), part)]
+
+    gc.disable()
+    try:
+        if way == "models":
+            schedule.side_by_side(make, lambda index, made: None, range(8), lambda _: None)
+        else:
+            spread(lambda part: Crew(1).map(lambda _: attempt(part.stop - part.start), [0]), 5000, GPU)
+    finally:
+        gc.enable()
+    assert len(held) > 3
+
+
+def test_a_step_that_cannot_be_captured_goes_on_as_usual(monkeypatch, caplog):
+    """Its crew, in which the attempt failed, too."""
+    capturing = []
+
+    @contextmanager
+    def recording(graph):
+        capturing.append(graph)
+        try:
+            yield
+        finally:
+            capturing.clear()
+
+    def add(number):
+        if capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return number
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "graph")
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    total = torch.zeros(1)
+    with Crew(1) as crew:
+        run = captured(lambda batch, rate: total.add_(sum(crew.map(add, [1, 2]))), [])
+        for _ in range(8):
+            run(torch.zeros(1, 2), torch.zeros(1, 1))
+    assert total == 8 * 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "could not be captured (operation not permitted" in caplog.text
+
+
 @given(st.integers(0, 3000))
 def test_pieces_cover_all_and_keep_the_cores_even(n):
     parts = pieces(n)
@@ -343,8 +426,7 @@ def test_chunks_of_images_are_halved_where_memory_runs_out(caplog):
             raise OUT_OF_MEMORY("simulated")
         return torch.arange(part.start, part.stop)
 
-    gpu = type("Device", (), {"type": "cuda", "__str__": lambda self: "cuda"})()
-    found = torch.cat(spread(work, 5000, gpu))
+    found = torch.cat(spread(work, 5000, GPU))
     assert torch.equal(found, torch.arange(5000))
     assert lengths == [4096, 2048, 1024, 1024, 1024, 1024, 904]
     assert len(caplog.records) == 2
@@ -442,8 +524,10 @@ def test_a_failure_stops_the_others_and_is_the_one_that_is_told():
             crew.check()
             threading.Event().wait(0.01)
 
-    with Crew(2) as crew, pytest.raises(ValueError, match="broken"):
-        crew.map(work, range(2))
+    with Crew(2) as crew:
+        with pytest.raises(ValueError, match="broken"):
+            crew.map(work, range(2))
+        assert crew.map(abs, [-1, -2]) == [1, 2]  # all have ended: it can go on
     with pytest.raises(Stopped):
         crew.map(work, range(2))
 

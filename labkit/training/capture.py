@@ -43,8 +43,9 @@ def captured(step: Step, generators: Sequence[torch.Generator]) -> Step:
             except RuntimeError as error:
                 failed = True
                 log.warning("a training step could not be captured (%s); going on without", error)
-                step(batch, rate)
-                return
+        if failed:  # out of the handler, where the error would hold what the attempt had allocated
+            step(batch, rate)
+            return
         graph, batch_in, rate_in = graphs[shape]
         batch_in.copy_(batch)
         rate_in.copy_(rate)

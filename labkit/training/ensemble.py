@@ -20,7 +20,7 @@ from labkit.networks import build
 from labkit.store import Store, checksum, code_version
 from labkit.training.loop import fit
 from labkit.training.regimes import Recipe
-from labkit.training.schedule import Entry, Tick, one_a_core, side_by_side
+from labkit.training.schedule import WAVE, Entry, Tick, one_a_core, side_by_side
 from labkit.training.watch import Network, Progress, predict, restored
 from labkit.workers import Crew
 
@@ -108,7 +108,8 @@ def train(
 
     On the CPU the models are shared out to the cores, a core a model (measured: faster than all cores on one model,
     or than models side by side); where there are fewer models than cores, several cores share the pieces of a model's
-    batches, if there are several. On a GPU they are trained side by side, as many as its memory allows.
+    batches, if there are several. On a GPU they are trained side by side, in waves of at most :data:`WAVE`, fewer
+    where its memory allows no more.
 
     Args:
         recipe: the regime and its settings.
@@ -173,7 +174,7 @@ def train(
         one_a_core(make, keep, missing, tick)
     else:
         # What stands beside a model decides how its sums are rounded.
-        side_by_side(make, keep, missing, tick, at_once=1 if common["deterministic"] else None)
+        side_by_side(make, keep, missing, tick, at_once=1 if common["deterministic"] else WAVE)
     noted = [state.pop(LOSSES, torch.empty(0, len(data.train))) for state, _ in entries]
     return Ensemble(
         recipe,

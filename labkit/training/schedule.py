@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.workers import Crew, halved
+from labkit.workers import Crew, give_memory_back, halved
 
 Tick = Callable[[int], None]
 Entry = tuple[dict[str, Tensor], dict[str, Any]]  # a trained model's parameters, and facts about its training
@@ -17,6 +17,7 @@ Make = Callable[[Sequence[int], Crew, int | None, Tick], list[Entry]]
 Keep = Callable[[int, Callable[[], Entry]], None]  # a model by index, made now unless somebody made it meanwhile
 
 WHOLE = 1 << 30  # a piece as large as any batch
+WAVE = 16  # models side by side at most: they fill a GPU, and a run that is killed loses no more than them
 FIRST_CUT = 16_384  # what a batch is taken for that was too large as a whole
 
 
@@ -37,13 +38,14 @@ def one_a_core(make: Make, keep: Keep, indices: Sequence[int], tick: Tick) -> No
         crew.map(one, indices)
 
 
-def side_by_side(make: Make, keep: Keep, indices: Sequence[int], tick: Tick, at_once: int | None = None) -> None:
-    """Models stacked, all at once or ``at_once``; where memory runs out, half as many, then in half the piece.
+def side_by_side(make: Make, keep: Keep, indices: Sequence[int], tick: Tick, at_once: int = WAVE) -> None:
+    """Models stacked, ``at_once`` of them, each wave kept as it ends; where memory runs out, half as many, then in half
+    the piece.
 
     Raises:
         torch.OutOfMemoryError: one image of one model is too much.
     """
-    left, together, piece = list(indices), at_once or len(indices), WHOLE
+    left, together, piece = list(indices), at_once, WHOLE
     while left:
         part = left[:together]
         try:
@@ -53,7 +55,9 @@ def side_by_side(make: Make, keep: Keep, indices: Sequence[int], tick: Tick, at_
                 together = halved(len(part), f"out of memory with {len(part)} models side by side")
             else:
                 piece = halved(min(piece, FIRST_CUT), "out of memory with pieces of a batch of one model")
+        else:
+            for index, entry in zip(part, entries, strict=True):
+                keep(index, lambda entry=entry: entry)
+            left = left[together:]
             continue
-        for index, entry in zip(part, entries, strict=True):
-            keep(index, lambda entry=entry: entry)
-        left = left[together:]
+        give_memory_back()

@@ -62,10 +62,15 @@ def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> 
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
 
 
+def numerics(device: torch.device) -> dict[str, str | bool]:
+    """What of the hardware, and of how it is used, decides how sums are rounded: part of every key of the store."""
+    return {"device": device.type, "deterministic": torch.are_deterministic_algorithms_enabled()}
+
+
 def training_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies bf16 natively; elsewhere float32."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if native else torch.float32

@@ -8,24 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from torch import Tensor
 
 from labkit.data import Dataset
-from labkit.device import derive
+from labkit.device import derive, numerics
 from labkit.features import described, whitening
 from labkit.scattering import Scattering
 from labkit.store import Store, code_version
 from labkit.training.accounting import composed, noise_beside
 from labkit.training.linear import Head, head_logits, private_mean, train_heads
-
-CODE = tuple(
-    f"labkit.{module}"
-    for module in (
-        *("data", "device", "features", "frontier", "scattering"),
-        *("training.accounting", "training.linear", "workers"),
-    )
-)
 
 TRANSFORM, GROUPS = Scattering(), 3
 # Of the mean that is taken away; the bound is no row's limit but every row's: see labkit.features.described.
@@ -77,7 +70,9 @@ def frontier(
         "epochs": epochs,
         "delta": delta,
         "seed": seed,
-        "code": code_version(*CODE),
+        **numerics(data.train.labels.device),
+        "opacus": version("opacus"),  # which accounts
+        "code": code_version(__name__),
     }
 
     def make() -> tuple[dict[str, Tensor], dict]:

@@ -16,18 +16,9 @@ from torch import Tensor, nn
 
 from labkit.attacks import Attack, correct, evaluate, pgd
 from labkit.attacks.promises import outputs
+from labkit.device import numerics
 from labkit.store import Store, checksum, code_version
 
-CODE = (
-    *("labkit.device", "labkit.workers"),
-    *(
-        f"labkit.attacks.{module}"
-        for module in (
-            *("ascent", "autopgd", "balls", "boundary", "ensemble", "gradient"),
-            *("hyperplane", "losses", "points", "promises", "random_search"),
-        )
-    ),
-)
 STANDS = -1
 
 Measure = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> [N, ...]
@@ -116,8 +107,8 @@ def _one(
         "attacks": {name: described(attack) for name, attack in attacks.items()},
         "images": checksum(images, labels, chosen),
         "eps": eps,
-        "device": images.device.type,
-        "code": code_version(*CODE, *sorted({_home(attack) for attack in attacks.values()})),
+        **numerics(images.device),
+        "code": code_version(__name__, *_classes(model), *sorted({_home(attack) for attack in attacks.values()})),
     }
 
     def make() -> tuple[dict[str, Tensor], dict]:
@@ -150,8 +141,8 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
             "model": fingerprint(model),
             "measure": described(measure),
             "images": checksum(images, labels),
-            "device": images.device.type,
-            "code": code_version(*CODE, "labkit.robustness", _home(measure)),
+            **numerics(images.device),
+            "code": code_version(__name__, *_classes(model), _home(measure)),
         }
 
         def make(model: nn.Module = model) -> tuple[dict[str, Tensor], dict]:
@@ -173,6 +164,11 @@ def fingerprint(model: nn.Module) -> str:
     head = f"{type(model).__qualname__} {model!r} {sorted(plain.items())}"
     state = model.state_dict()
     return checksum(*(state[name] for name in sorted(state)), head=head)
+
+
+def _classes(model: nn.Module) -> list[str]:
+    """The modules of labkit in which the model's classes are defined."""
+    return sorted({home for part in model.modules() if (home := type(part).__module__).startswith("labkit.")})
 
 
 def _home(function: Attack | Measure) -> str:

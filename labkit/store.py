@@ -7,6 +7,7 @@ the same entry make it once. An entry that does not match its checksum is set as
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -52,14 +53,50 @@ def _started_in() -> str:
 
 @cache
 def code_version(*modules: str) -> str:
-    """Checksum of the source of the named modules, and of torch's version: results are stale when it changes."""
+    """Checksum of the source that results of the named modules rest on, and of torch's version: to be part of a key.
+
+    Raises:
+        ValueError: a module whose source is not to be found.
+    """
     digest = hashlib.sha256(torch.__version__.encode())
-    for name in modules:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ValueError(f"no source of module {name!r} to be found")
-        digest.update(Path(spec.origin).read_bytes())
+    for name in sources(*modules):
+        digest.update(_source(name))
     return digest.hexdigest()[:16]
+
+
+def sources(*modules: str) -> list[str]:
+    """The named modules and all of labkit that they import, directly or not; of a package only what they name.
+
+    Without the store, which makes no number, and the parameters, whose values are in the keys.
+    """
+    met: set[str] = set()
+    ahead = list(modules)
+    while ahead:
+        if (name := ahead.pop()) not in met:
+            met.add(name)
+            ahead += [used for used in _imports(name) if used not in ("labkit.store", "labkit.params")]
+    return sorted(met)
+
+
+def _imports(module: str) -> Iterator[str]:
+    """What of labkit a module's source imports."""
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("labkit."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "labkit":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                if importlib.util.find_spec(node.module).submodule_search_locations and importlib.util.find_spec(inner):
+                    yield inner
+                elif node.module != "labkit":
+                    yield node.module
+
+
+def _source(module: str) -> bytes:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"no source of module {module!r} to be found")
+    return Path(spec.origin).read_bytes()
 
 
 def checksum(*tensors: torch.Tensor, head: str = "") -> str:

@@ -48,6 +48,21 @@ def test_training_is_in_half_precision_where_it_is_native(native: bool, dtype: t
     assert (a @ a).dtype == torch.float32
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_half_precision_trains_without(native: bool, dtype: torch.dtype, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert device.training_dtype(torch.device("cuda")) == dtype
+
+
+def test_how_sums_are_rounded_is_told() -> None:
+    assert device.numerics(torch.device("cuda")) == {"device": "cuda", "deterministic": False}
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert device.numerics(torch.device("cpu")) == {"device": "cpu", "deterministic": True}
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_the_hardware_has_a_name() -> None:
     assert (
         device.hardware_name(torch.device("cpu")).removesuffix(", AMX").endswith(f", {torch.get_num_threads()} threads")

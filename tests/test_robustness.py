@@ -10,7 +10,7 @@ from labkit import attacks, generative, robustness
 from labkit.generative.cvae import cross_entropy, kl_divergence
 from labkit.generative.networks import CVAE
 from labkit.robustness import STANDS, Survival, described, fingerprint, measured, survive
-from labkit.store import Store
+from labkit.store import Store, sources
 
 
 def gen(seed=0):
@@ -90,6 +90,31 @@ def test_a_measurement_is_done_once_a_model_and_setting(batch, tmp_path, monkeyp
     distance = partial(attacks.boundary_distance, steps=5, targets=2)
     (away,) = measured(distance, [linear()], images, labels, store=Store(tmp_path))
     torch.testing.assert_close(away, distance(linear(), images, labels))
+
+
+def test_a_repaired_model_is_evaluated_anew(batch, tmp_path, monkeypatch):
+    """Its class, and what that rests on, are part of the key; so are the attack, and the order of sums."""
+    images, labels = (part[:2] for part in batch)
+    rested, keys = [], []
+
+    def version(*modules):
+        rested.append(sources(*modules))
+        return "version"
+
+    def get(kind, key, make):
+        keys.append(key)
+        return {"right": labels, "fell": labels, "found": labels}, {}
+
+    monkeypatch.setattr(robustness, "code_version", version)
+    store = Store(tmp_path)
+    monkeypatch.setattr(store, "get", get)
+    for model in (generative.ElboLogits(CVAE(4)), linear()):
+        survive([model], CHAIN, images, labels, 0.02, store=store)
+        measured(attacks.boundary_distance, [model], images, labels, store=store)
+    with_model, without = set.intersection(*map(set, rested[:2])), set.union(*map(set, rested[2:]))
+    assert with_model - without == {"labkit.data"} | {f"labkit.generative.{m}" for m in ("bayes", "cvae", "networks")}
+    assert {"labkit.robustness", "labkit.attacks.boundary"} <= without
+    assert [(key["device"], key["deterministic"]) for key in keys] == [("cpu", False)] * 4
 
 
 def test_what_does_not_stand_is_left_alone(batch, tmp_path):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_architecture import imports
 
-from labkit.store import Store, code_version, user_folder, write_whole
+import labkit
+from labkit.store import Store, code_version, sources, user_folder, write_whole
 
 KEY = {"recipe": {"epochs": 3}, "seed": 0}
 
@@ -189,6 +192,37 @@ def test_code_version_follows_the_source(tmp_path: Path, monkeypatch: pytest.Mon
     assert version("rate = 1\n") != code_version("labkit.store")
     with pytest.raises(ValueError, match="no source of module 'labkit_none'"):
         code_version("labkit_none")
+
+
+HOUSE = Path(labkit.__file__).parent
+KEPT = {  # modules that keep results, and what their numbers rest on, or do not
+    "training.ensemble": ({"training.loop", "training.capture", "attacks.ascent", "workers"}, {"attacks.ensemble"}),
+    "robustness": ({"attacks.ensemble", "attacks.random_search", "workers"}, {"mixture.classifier"}),
+    "mixture.selection": ({"mixture.em", "device", "workers"}, {"mixture"}),
+    "frontier": ({"training.accounting", "training.linear", "features", "data", "device"}, {"training.loop"}),
+    "generative.cvae": ({"generative.networks", "device"}, {"generative.bayes"}),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_result_rests_on_is_closed_under_imports(name: str) -> None:
+    found = sources(f"labkit.{name}")
+    inside, outside = ({f"labkit.{module}" for module in modules} for modules in KEPT[name])
+    assert inside <= set(found)
+    assert not outside & set(found)  # AutoAttack may change without a model being trained anew
+    for module in found:
+        path = HOUSE.joinpath(*module.split(".")[1:])
+        used = imports(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
+        there = {module for module in used if module.startswith("labkit.")} - {"labkit.store", "labkit.params"}
+        # Of a package something: the module that is named, or all that its face imports.
+        assert all(any(f"{have}.".startswith(f"{module}.") for have in found) for module in there), module
+
+
+def test_every_key_holds_the_code_and_how_sums_are_rounded() -> None:
+    keepers = {path: text for path in HOUSE.rglob("*.py") if "store.get(" in (text := path.read_text())}
+    assert {str(path.relative_to(HOUSE))[:-3].replace("/", ".") for path in keepers} == set(KEPT)
+    for text in keepers.values():
+        assert text.count("code_version(__name__") == text.count("store.get(") == len(re.findall(r"\bnumerics\(", text))
 
 
 CHILD = """

@@ -21,13 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.data import Dataset
-from labkit.device import derive, generator, training_dtype, training_precision
+from labkit.device import derive, generator, numerics, training_dtype, training_precision
 from labkit.generative.networks import CVAE
 from labkit.store import Store, checksum, code_version
 
 CHUNK = 500  # images evaluated at once
 WATCHED = 1000  # images of each half that the curves are measured on after every epoch
-CODE = ("labkit.device", "labkit.generative.cvae", "labkit.generative.networks")
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,9 @@ def train(
         "data": data.sha256,
         "members": checksum(members),
         "seed": seed,
-        "device": f"{device.type}, {training_dtype(device)}",
-        "code": code_version(*CODE),
+        "dtype": str(training_dtype(device)),
+        **numerics(device),
+        "code": code_version(__name__),
     }
     tensors, facts = store.get("cvae", key, make)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "history": {}}

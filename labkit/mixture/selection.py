@@ -17,7 +17,6 @@ from labkit.store import Store, checksum, code_version
 
 HOLDOUT = 0.15
 SHRINKAGES = (0.0, 10.0, 100.0)
-_MODULES = [f"labkit.mixture.{name}" for name in ("covariance", "em", "gaussian", "pca", "classifier", "selection")]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ def candidates(
     key = {
         "candidates": recipe,
         "data": checksum(train.pixels, train.labels),
-        "device": train.labels.device.type,
-        "code": code_version(*_MODULES),
+        **device.numerics(train.labels.device),
+        "code": code_version(__name__),
     }
     _, facts = store.get("mixture", key, lambda: ({}, {"tried": [asdict(c) for c in _try(train, **recipe)]}))
     return [Candidate(**c) for c in facts["tried"]]
@@ -95,8 +94,8 @@ def fit(train: Split, members: Tensor, settings: dict[str, Any], *, store: Store
     """The classifier of the training images that ``members`` [N] (bool) marks, from the store or fitted now."""
     members = members.to(train.labels.device)
     pixels, labels, classes = train.pixels[members], train.labels[members], range(int(train.labels.max()) + 1)
-    key = {"settings": settings, "data": checksum(pixels, labels), "device": labels.device.type}
-    key |= {"code": code_version(*_MODULES)}
+    key = {"settings": settings, "data": checksum(pixels, labels), **device.numerics(labels.device)}
+    key |= {"code": code_version(__name__)}
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         return MixtureClassifier(**settings).fit(pixels.float() / 255, labels, classes=classes).state()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.data import Dataset, Split
-from labkit.device import derive, training_dtype
+from labkit.device import derive, numerics, training_dtype
 from labkit.networks import build
 from labkit.store import Store, checksum, code_version
 from labkit.training.loop import fit
@@ -23,26 +23,6 @@ from labkit.training.regimes import Recipe
 from labkit.training.schedule import WAVE, Entry, Tick, one_a_core, side_by_side
 from labkit.training.watch import Network, Progress, predict, restored
 from labkit.workers import Crew
-
-# Whatever can change the outcome of a training, apart from the recipe, the data and the seed.
-CODE = tuple(
-    f"labkit.{module}"
-    for module in (
-        *(
-            "attacks.ascent",
-            "attacks.balls",
-            "attacks.gradient",
-            "attacks.losses",
-            "attacks.points",
-            "attacks.promises",
-        ),
-        *("bounds", "data", "device", "networks", "workers"),
-        *("training.capture", "training.clipping", "training.dice", "training.ensemble", "training.loop"),
-        *("training.optimisers", "training.regimes", "training.rules", "training.schedule", "training.stack"),
-        "training.watch",
-    )
-)
-
 
 LOSSES = "losses"  # in the store, beside a model's parameters
 
@@ -144,9 +124,9 @@ def train(
         "watch": watch,
         "trace": list(trace),
         "validation": None if held_out is None else held_out.tolist(),
-        "device": f"{device.type}, {training_dtype(device)}",
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "code": code_version(*CODE),
+        "dtype": str(training_dtype(device)),
+        **numerics(device),
+        "code": code_version(__name__),
     }
     keys = [{**common, "index": index, "members": checksum(row)} for index, row in enumerate(members)]
 

@@ -2,7 +2,8 @@
 
 An entry is a safetensors file with its key and metadata beside it. It is written under a temporary name
 and renamed when it is whole, so a reader never sees half an entry; a lock lets two processes that want
-the same entry make it once. An entry that does not match its checksum is set aside and made again.
+the same entry make it once. An entry that does not match its checksum is removed, under the lock, and made again; one
+that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 
+from labkit.workers import check_crew
+
 log = logging.getLogger(__name__)
+
+PATIENCE = 0.5  # seconds that a thread waits for another's entry before it looks whether its crew still works
 
 Tensors = dict[str, torch.Tensor]
 
@@ -108,6 +113,10 @@ def checksum(*tensors: torch.Tensor, head: str = "") -> str:
     return digest.hexdigest()
 
 
+class _Damage(ValueError):
+    """An entry that is not as it was written."""
+
+
 class Store:
     """A folder of finished work.
 
@@ -129,30 +138,44 @@ class Store:
         Returns:
             ``(tensors, facts)``, the tensors on the CPU.
 
+        Where what was made cannot be written, because the disk is full, say, it is returned all the same, with a
+        warning.
+
         Raises:
-            OSError: the folder cannot be written; the message names ``LABKIT_CACHE``.
+            OSError: the folder, or the entry, cannot be read or written, as known before anything is made; the message
+                names ``LABKIT_CACHE``.
+            Stopped: the entry is being made elsewhere, and the crew that waits for it has failed.
         """
         path = self._path(kind, key)
-        with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".lock"))
-            lock.acquire()
-        try:
-            entry = self._read(path)
+        with self._locked(path):
+            try:
+                entry = self._read(path)
+            except _Damage as damage:
+                log.warning("store: %s is damaged (%s); it is made again", path.name, damage)
+                for part in (path, path.with_suffix(".json")):
+                    part.unlink(missing_ok=True)
+                entry = None
             if entry is None:
                 tensors, facts = make()
                 # Copies: safetensors refuses tensors that share memory, and the caller may go on with its own.
                 tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-                facts = json.loads(json.dumps(facts))  # as the next caller reads them
-                self._write(path, tensors, {"key": key, "facts": facts})
-                entry = tensors, facts
+                entry = tensors, json.loads(json.dumps(facts))  # as the next caller reads them
+                try:
+                    with self._told("written"):
+                        self._write(path, tensors, {"key": key, "facts": entry[1]})
+                except OSError as error:
+                    log.warning("%s, or make room; going on with what was made, which is not kept", error)
             return entry
-        finally:
-            lock.release()
 
     def find(self, kind: str, key: Mapping[str, Any]) -> tuple[Tensors, dict] | None:
-        """The entry under ``key`` as :meth:`get` returns it, or None."""
-        return self._read(self._path(kind, key))
+        """The entry under ``key`` as :meth:`get` returns it; None where there is none, or a damaged one.
+
+        Raises:
+            OSError: it cannot be read; the message names ``LABKIT_CACHE``.
+        """
+        with suppress(_Damage):
+            return self._read(self._path(kind, key))
+        return None
 
     def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
         address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -164,34 +187,52 @@ class Store:
         Raises:
             OSError: it cannot; the message names ``LABKIT_CACHE``.
         """
-        with self._told():
+        with self._told("written"):
             self.root.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.root).close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise OSError(
-                f"the store {self.root} cannot be written ({error.strerror}); set LABKIT_CACHE to a folder that can"
+                f"the store {self.root} cannot be {what} ({error.strerror}); set LABKIT_CACHE to a folder that can"
             ) from error
 
-    def _read(self, path: Path) -> tuple[Tensors, dict] | None:
-        sidecar = path.with_suffix(".json")
-        if not (path.exists() and sidecar.exists()):
-            return None
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Nobody else makes the entry meanwhile."""
+        with self._told("written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock"))
+            while not lock.is_locked:
+                check_crew()
+                with suppress(Timeout):
+                    lock.acquire(timeout=PATIENCE)
         try:
-            note = json.loads(sidecar.read_text(encoding="utf-8"))
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != note["sha256"]:
+            yield
+        finally:
+            lock.release()
+
+    def _read(self, path: Path) -> tuple[Tensors, dict] | None:
+        """The entry, None where one of its files is missing.
+
+        Raises:
+            _Damage: the files are there, and not as they were written.
+        """
+        with self._told("read"):
+            try:
+                note, content = path.with_suffix(".json").read_bytes(), path.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            told = json.loads(note)
+            if hashlib.sha256(content).hexdigest() != told["sha256"]:
                 raise ValueError("its checksum does not match")
-            return parse_tensors(content), note["facts"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            log.warning("store: %s is damaged (%s); it is made again", path.name, error)
-            path.unlink(missing_ok=True)
-            sidecar.unlink(missing_ok=True)
-            return None
+            return parse_tensors(content), told["facts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Damage(error) from None
 
     def _write(self, path: Path, tensors: Tensors, note: dict) -> None:
         content = serialise_tensors(tensors)

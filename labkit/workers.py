@@ -112,6 +112,12 @@ class Stopped(RuntimeError):
 _CREW: ContextVar[Crew | None] = ContextVar("crew", default=None)  # whose work this thread does
 
 
+def check_crew() -> None:
+    """:meth:`Crew.check` of the crew whose work this thread does, if there is one."""
+    if crew := _CREW.get():
+        crew.check()
+
+
 def spread(function: Callable[[slice], Result], n: int, device: torch.device) -> list[Result]:
     """``function`` of slices that cover ``range(n)`` in order.
 

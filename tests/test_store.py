@@ -7,15 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from test_architecture import imports
 
 import labkit
 from labkit.store import Store, code_version, sources, user_folder, write_whole
+from labkit.workers import Crew
 
 KEY = {"recipe": {"epochs": 3}, "seed": 0}
 
@@ -112,6 +115,69 @@ def test_a_damaged_entry_is_made_again(store: Store, make: Maker, name: str) -> 
         again = store.get("classifier", KEY, make)
         assert torch.equal(again[0]["weights"], made[0]["weights"])
     assert make.calls == 2
+
+
+def test_looking_for_a_damaged_entry_leaves_it_to_who_makes_it(store: Store, make: Maker) -> None:
+    store.get("classifier", KEY, make)
+    flip_a_bit(entry(store, ".safetensors"))
+    assert store.find("classifier", KEY) is None
+    assert entry(store, ".safetensors").exists()
+    assert entry(store, ".json").exists()
+    store.get("classifier", KEY, make)
+    assert store.find("classifier", KEY) is not None
+    assert make.calls == 2
+
+
+def test_an_entry_that_cannot_be_read_is_told_and_stays(store: Store, make: Maker, monkeypatch) -> None:
+    store.get("classifier", KEY, make)
+
+    def broken(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    for look in (lambda: store.get("classifier", KEY, make), lambda: store.find("classifier", KEY)):
+        with pytest.raises(OSError, match=r"cannot be read \(Input/output error\); set LABKIT_CACHE"):
+            look()
+    monkeypatch.undo()
+    store.get("classifier", KEY, make)
+    assert make.calls == 1
+
+
+def test_what_cannot_be_kept_is_not_lost(store: Store, make: Maker, monkeypatch, caplog) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    tensors, facts = store.get("classifier", KEY, make)
+    assert torch.equal(tensors["weights"], torch.arange(6.0).reshape(2, 3))
+    assert facts == {"loss": 0.5, "curve": [1, 2]}
+    assert "cannot be written (No space left on device); set LABKIT_CACHE" in caplog.text
+    monkeypatch.undo()
+    assert store.find("classifier", KEY) is None
+    store.get("classifier", KEY, make)
+    assert make.calls == 2
+
+
+def test_a_wait_for_another_s_entry_ends_with_the_crew(store: Store, make: Maker, monkeypatch) -> None:
+    """An interrupt, say, reaches the main thread only."""
+    store.get("classifier", KEY, make)
+    waits = threading.Event()
+    held = FileLock(entry(store, ".lock"), thread_local=False)
+
+    def work(index: int) -> None:
+        if index == 0:
+            assert waits.wait(10)
+            raise KeyboardInterrupt
+        waits.set()
+        store.get("classifier", KEY, make)
+
+    monkeypatch.setattr("labkit.store.PATIENCE", 0.05)
+    rescue = threading.Timer(10, held.release, [True])
+    rescue.start()
+    with held, pytest.raises(KeyboardInterrupt), Crew(2) as crew:
+        crew.map(work, [0, 1])
+    assert rescue.is_alive()
+    rescue.cancel()
 
 
 def test_a_failed_make_leaves_nothing(store: Store, make: Maker) -> None:

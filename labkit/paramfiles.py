@@ -67,11 +67,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """``KEY=VALUE`` of the command line, the value read as YAML.
 
     Raises:
-        ParameterError: no ``=``, or a value that is no YAML.
+        ParameterError: no ``=``, nothing after it, or a value that is no YAML.
     """
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise ParameterError([f"{text!r} is not KEY=VALUE, e.g. epochs=5"], "--set")
+    if not value.strip():  # YAML's null, which stands for "all" or "no limit": too much for a slip
+        raise ParameterError([f"{text!r} gives no value; if none is meant, write {name.strip()}=null"], "--set")
     try:
         return name.strip(), _parse(value)
     except yaml.YAMLError as error:

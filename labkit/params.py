@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
-
-PROFILES = ("smoke", "quick", "full")
 
 
 class ParameterError(ValueError):
@@ -112,7 +110,7 @@ class Params(BaseModel):
 
     # Differential privacy (01, 03)
     dp_epsilon: Float = Field(8.0, ge=0.1, le=100, description="target epsilon of DP-SGD")
-    dp_delta: Float = Field(1e-5, gt=0, lt=1, description="delta of DP-SGD")
+    dp_delta: Float = Field(1e-5, ge=1e-12, lt=1, description="delta of DP-SGD")
     dp_epochs: Int = Field(20, ge=1, le=1000, description="expected passes over the training images")
     dp_batch_size: Int = Field(512, ge=8, le=65_536, description="expected size of a Poisson batch")
     dp_learning_rate: Float = Field(0.5, gt=0, le=100, description="peak learning rate (SGD, momentum 0.9)")
@@ -195,6 +193,9 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
         values = given.get(name)
         if isinstance(values, list) and sorted(set(values)) != values:
             problems.append(f"{name}: {values} must ascend, without repeats; sort it")
+    defences = given.get("defences")
+    if isinstance(defences, list) and len(set(defences)) < len(defences):
+        problems.append(f"defences: {defences} names one twice; leave it out")
     train_size, delta = number("train_size") or 60_000, number("dp_delta")
     radii = given.get("robust_eps")
     if isinstance(radii, list) and 0 in radii:
@@ -206,13 +207,30 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
             f"dp_delta: {delta:g} is not below 1/train_size = {1 / train_size:.2g}, "
             "which would allow publishing a whole record; lower dp_delta"
         )
-    shadow_half = train_size / 2 if train_size else None
-    components = given.get("gmm_components")
-    # The mixtures of notebook 06 are fitted on halves; a class there has about a tenth of the images.
-    if shadow_half and isinstance(components, list) and components and max(components) > shadow_half / 20:
+    return problems + mixture_problems(given.get("gmm_components") or [1], number("gmm_pca_dim") or 1, train_size)
+
+
+def mixture_problems(components: Sequence[int], pca_dim: float, images: float) -> list[str]:
+    """Why Gaussian mixtures could not be fitted to random halves of the training images, a line each.
+
+    Args:
+        components: candidates for K.
+        pca_dim: principal components kept.
+        images: training images that there are; a class is taken for a tenth of them. Halves are drawn by coins, so
+            sizes are taken for four standard deviations below their mean.
+    """
+    half, of_class = images / 2, images / 20
+    rows, of_class = int(half - 4 * math.sqrt(images / 4)), max(2, int(of_class - 4 * math.sqrt(of_class)))
+    problems = []
+    if 2 * max(components) > of_class:
         problems.append(
-            f"gmm_components: K = {max(components)} leaves fewer than two images a component in "
-            f"train_size = {train_size}; lower K or raise train_size"
+            f"gmm_components: K = {max(components)} leaves fewer than two images a component where a class has "
+            f"{of_class}, as in random halves of {images:g} training images; lower K or raise train_size"
+        )
+    if pca_dim >= rows:  # the mean takes one away
+        problems.append(
+            f"gmm_pca_dim: {pca_dim:g} is more than the {rows - 1} directions in which {rows} images vary, as in "
+            f"random halves of {images:g} training images; lower gmm_pca_dim or raise train_size"
         )
     return problems
 

@@ -116,6 +116,24 @@ def test_a_store_that_cannot_be_written_ends_with_2(checkout: Path, monkeypatch:
     assert not (checkout / "reports").exists()
 
 
+def test_the_store_is_looked_at_whatever_the_parameters(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    (checkout / "taken").write_text("a file, no folder")
+    monkeypatch.setenv("LABKIT_CACHE", "taken")
+    result = labkit_("report", "tiny", "--set", "seed=-1", "--set", "train_size=")
+    assert result.exit_code == 2
+    assert "3 problems" in result.output
+    for problem in ("seed: -1", "write train_size=null", "set LABKIT_CACHE to a folder that can"):
+        assert problem in result.output
+
+
+def test_mixtures_are_held_against_the_images_that_there_are(checkout: Path):
+    """All images are 60 000, unless they are the digits."""
+    result = labkit_("report", "tiny", "--set", "train_size=null", "--set", "gmm_components=25")
+    assert result.exit_code == 2
+    assert "gmm_components: K = 25 leaves fewer than two images" in result.output
+    assert "1297 training images" in result.output
+
+
 def test_without_notebooks_the_remedy_is_named(checkout: Path):
     (checkout / "notebooks" / "01_utility.ipynb").unlink()
     result = labkit_("report", "tiny")

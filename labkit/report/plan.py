@@ -13,7 +13,7 @@ import nbformat
 
 import labkit
 from labkit.paramfiles import parse_assignment, read
-from labkit.params import ParameterError, Params, validate
+from labkit.params import ParameterError, Params, mixture_problems, validate
 
 CHECKOUT = Path(labkit.__file__).resolve().parent.parent
 
@@ -56,7 +56,8 @@ def plan(
         notebooks: where the numbered notebooks lie; the checkout's by default.
 
     Raises:
-        Refusal: with every problem of the parameters, the folder, the notebooks, the device and the data.
+        Refusal: with every problem of the parameters, the folder, the notebooks and the store; and of the device and
+            the data, which the parameters name, once those are sound.
     """
     problems: list[str] = []
     params, name = None, Path(profile).stem
@@ -69,6 +70,7 @@ def plan(
     problems += _folder_problems(folder, source)
     found, notebook_problems = _notebooks(source)
     problems += notebook_problems
+    problems += _store_problems()
     facts: dict[str, Any] = {}
     if params is not None:
         facts, surrounding_problems = _surroundings(params, name)
@@ -145,21 +147,25 @@ def _notebooks(source: Path) -> tuple[tuple[Path, ...], list[str]]:
     return found, problems
 
 
+def _store_problems() -> list[str]:
+    from labkit.store import Store  # here, not above: `labkit report --help` does not wait for torch
+
+    try:
+        Store().probe()
+    except OSError as error:
+        return [str(error)]
+    return []
+
+
 def _surroundings(params: Params, profile: str) -> tuple[dict[str, Any], list[str]]:
-    """Facts on data and hardware, or why they cannot be had."""
-    # Here, not above: these import torch, and a wrong parameter is told without waiting for it.
+    """Facts on data and hardware, or why they cannot be had, or not used."""
     from labkit import data, device
     from labkit.report.summary import surroundings
-    from labkit.store import Store
 
     problems = []
     try:
         device.resolve(params.device)
     except RuntimeError as error:
-        problems.append(str(error))
-    try:
-        Store().probe()
-    except OSError as error:
         problems.append(str(error))
     try:
         dataset = data.load(
@@ -171,4 +177,6 @@ def _surroundings(params: Params, profile: str) -> tuple[dict[str, Any], list[st
         )
     except data.DataError as error:
         problems.append(str(error))
+    else:  # fewer images than the parameters ask for, perhaps
+        problems += mixture_problems(params.gmm_components, params.gmm_pca_dim, len(dataset.train))
     return ({}, problems) if problems else (surroundings(params, profile, dataset), [])

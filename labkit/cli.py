@@ -1,7 +1,7 @@
 """The command line: ``labkit report | data | compare``.
 
-Exit codes: 0, all done; 1, a notebook failed and the report says which; 2, bad parameters or usage, or data
-that cannot be had, and nothing was run; 130, interrupted.
+Exit codes: 0, all done; 1, a notebook failed and the report says which, or the report could not be written; 2, bad
+parameters or usage, or data that cannot be had, and nothing was run; 130, interrupted.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def report(params: str, out: Path | None, assignments: tuple[str, ...]) -> None:
     PARAMS is a profile (smoke, quick, full) or the path of a parameter file.
     """
     from labkit.report.plan import Refusal, plan
+    from labkit.report.publish import Unpublished
 
     # A service manager's SIGTERM ends as Ctrl-C does: the kernel is stopped, the staging place removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -46,6 +47,9 @@ def report(params: str, out: Path | None, assignments: tuple[str, ...]) -> None:
         outcomes = make_report(ready, sys.stderr)
     except Refusal as refusal:
         raise _Refused(str(refusal)) from None
+    except Unpublished as error:
+        click.echo(f"labkit: {error}", err=True)
+        sys.exit(1)
     except OSError as error:
         click.echo(f"labkit: {error}; nothing was published, the old report stands", err=True)
         sys.exit(1)

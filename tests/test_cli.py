@@ -14,6 +14,7 @@ from labkit import data
 from labkit.cli import cli
 from labkit.report import plan as planning
 from labkit.report.compare import compare
+from labkit.report.publish import Unpublished
 
 
 @pytest.fixture
@@ -132,6 +133,35 @@ def test_mixtures_are_held_against_the_images_that_there_are(checkout: Path):
     assert result.exit_code == 2
     assert "gmm_components: K = 25 leaves fewer than two images" in result.output
     assert "1297 training images" in result.output
+
+
+def test_whatever_stands_in_a_report_s_way_is_told_before_anything_runs(checkout: Path):
+    (checkout / "here" / "index.html").mkdir(parents=True)
+    for leaf in ("figures", "notebooks"):
+        (checkout / "here" / leaf).write_text("a file")
+    result = labkit_("report", "tiny", "--out", "here")
+    assert result.exit_code == 2
+    assert "3 problems" in result.output
+    for said in ("figures is no folder", "notebooks is no folder", "index.html is a folder, where a file goes"):
+        assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (Unpublished("03.html cannot be put in place; it lies in unpublished-x"), "labkit: 03.html cannot be put"),
+        (OSError(28, "No space left on device"), "nothing was published, the old report stands"),
+    ],
+)
+def test_a_report_that_cannot_be_written_ends_with_1(checkout: Path, monkeypatch, trouble: Exception, said: str):
+    def fail(*args: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("labkit.report.make.make_report", fail)
+    result = labkit_("report", "tiny")
+    assert result.exit_code == 1
+    assert said in result.output
+    assert ("nothing was published" in result.output) == isinstance(trouble, OSError)
 
 
 def test_without_notebooks_the_remedy_is_named(checkout: Path):

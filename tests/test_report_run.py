@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from reporting import DIE, Made, make, write_notebook, write_profile
 
-from labkit.report.publish import publish, staging
+from labkit.report.publish import Unpublished, publish, staging
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +151,24 @@ def test_a_tampered_summary_removes_nothing_but_report_files(tmp_path: Path):
     assert outside.exists()
     assert inside.exists()
     assert (folder / "index.html").read_text() == "new"
+
+
+def test_what_cannot_be_put_in_place_is_kept(tmp_path: Path):
+    folder = tmp_path / "report"
+    (folder / "03_privacy.html").mkdir(parents=True)
+    with staging(folder) as place:
+        staged = place / "report"
+        staged.mkdir()
+        for name in ("01_utility.html", "03_privacy.html", "index.html"):
+            (staged / name).write_text(name)
+        with pytest.raises(Unpublished, match=r"03_privacy\.html cannot be put in place") as told:
+            publish(staged, folder)
+    (kept,) = folder.glob("unpublished-*")
+    assert str(kept) in str(told.value)
+    assert {p.name for p in kept.iterdir()} == {"03_privacy.html", "index.html"}
+    assert {p.name for p in folder.iterdir()} == {"01_utility.html", "03_privacy.html", kept.name}
+    with staging(folder):  # as the next run does
+        assert kept.exists()
 
 
 def test_a_staging_place_that_a_killed_run_left_goes_and_a_live_one_stays(tmp_path: Path):

@@ -33,6 +33,7 @@ def make_report(plan: Plan, stream: TextIO) -> list[Outcome]:
 
     Raises:
         Refusal: the folder cannot be written; nothing was run.
+        Unpublished: the report is made, and could not be put in its place.
         KeyboardInterrupt: nothing was published; the old report stands.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -125,11 +125,17 @@ def _folder_problems(folder: Path, source: Path) -> list[str]:
     if (folder / "notebooks").resolve() == source.resolve():
         return [f"--out {folder}: its notebooks folder is the one with the sources, which would be overwritten"]
     there = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
-    if not there.is_dir():
-        return [f"--out {folder}: {there} is no folder; give another with --out DIR"]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [f"--out {folder}: {there} cannot be written; give another with --out DIR"]
-    return []
+    inner = [p for leaf in ("figures", "notebooks") if (p := folder / leaf).exists() or p.is_symlink()]
+    problems = []
+    for needed in (there, *inner):
+        if not needed.is_dir():
+            problems.append(f"--out {folder}: {needed} is no folder; give another with --out DIR")
+        elif not os.access(needed, os.W_OK | os.X_OK):
+            problems.append(f"--out {folder}: {needed} cannot be written; give another with --out DIR")
+    for leaf in ("index.html", "summary.json", "results.csv"):
+        if (folder / leaf).is_dir():
+            problems.append(f"--out {folder}: {folder / leaf} is a folder, where a file goes; give another")
+    return problems
 
 
 def _notebooks(source: Path) -> tuple[tuple[Path, ...], list[str]]:

@@ -17,9 +17,13 @@ from filelock import FileLock, Timeout
 _OURS = re.compile(r"figures/[^/]+\.png|notebooks/[^/]+\.ipynb|\d+_[^/]+\.html|index\.html|summary\.json|results\.csv")
 
 
+class Unpublished(Exception):
+    """A report that is made and could not be put in its place; the message says where it lies."""
+
+
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A place in ``folder`` to make a report in; gone afterwards, whatever happens.
+    """A place in ``folder`` to make a report in; gone afterwards, whatever happens, with what is still in it.
 
     A place that a killed run left behind goes too: its lock is free.
 
@@ -44,15 +48,27 @@ def publish(staged: Path, folder: Path) -> None:
     """Move everything under ``staged`` to ``folder``, ``index.html`` last; then remove what the old report left.
 
     Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's.
+
+    Raises:
+        Unpublished: a file cannot be put in its place. It and those that were to follow lie in a folder of their own,
+            beside what was there and the files that had been put there already.
     """
     old = _listed(folder / "summary.json")
     new = sorted(str(p.relative_to(staged)) for p in staged.rglob("*") if p.is_file())
     for name in sorted(new, key=lambda n: (n == "index.html", n)):
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged / name, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged / name, target)
+        except OSError as error:
+            kept = staged.rename(tempfile.mkdtemp(prefix="unpublished-", dir=folder))
+            raise Unpublished(
+                f"the report is made, but {target} cannot be put in place ({error.strerror}); it and what was to "
+                f"follow lie in {kept}: make room for them and move them, or run again, finished work is in the store"
+            ) from error
     for name in old - set(new):
-        (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has put a folder there
+            (folder / name).unlink(missing_ok=True)
     for leaf in ("figures", "notebooks"):
         with suppress(OSError):  # not there, or not empty
             (folder / leaf).rmdir()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from labkit.device import hardware_name
+from labkit.store import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("torch", "torchvision", "opacus", "scikit-learn", "torchattacks", "foolbox", "adversarial-robustness-toolbox")
@@ -99,4 +100,4 @@ def keep(name: str, results: list[Result], facts: dict, device: torch.device) ->
         "facts": facts,
     }
     RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    write_whole(path, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())

@@ -5,3 +5,5 @@ From the ground up: :mod:`chapter` reads an executed notebook, :mod:`markup` and
 :mod:`run` executes notebooks, :mod:`publish` moves a finished report into place; :mod:`plan` checks everything
 before the first notebook starts and :mod:`make` does the whole.
 """
+
+SCHEMA = 1  # of summary.json, as reports write it and comparisons read it

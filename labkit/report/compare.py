@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.report import SCHEMA
+from labkit.results import overlap
+
 _MEASURED = frozenset({"value", "low", "high", "n", "interval"})
 
 
@@ -64,8 +67,8 @@ def read_summary(report: Path) -> dict[str, Any]:
         raise CompareError(f"{path}: is not JSON ({error}); make the report again") from None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise CompareError(f"{path}: is no report's summary, it has no list of rows; give a report's folder")
-    if content.get("schema") != 1:
-        raise CompareError(f"{path}: has schema {content.get('schema')!r}, this labkit reads schema 1")
+    if content.get("schema") != SCHEMA:
+        raise CompareError(f"{path}: has schema {content.get('schema')!r}, this labkit reads schema {SCHEMA}")
     return content
 
 
@@ -107,11 +110,8 @@ def _by_identity(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Map
 
 
 def _overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool | None:
-    ends = [row.get(end) for row in (a, b) for end in ("low", "high")]
-    if any(end is None for end in ends):
-        return None
-    low_a, high_a, low_b, high_b = ends
-    return low_a <= high_b and low_b <= high_a
+    """As :func:`labkit.results.overlap` says, if both have intervals: two bare values differ without lying apart."""
+    return None if any(row.get(end) is None for row in (a, b) for end in ("low", "high")) else overlap(a, b)
 
 
 def as_text(comparison: Comparison) -> str:

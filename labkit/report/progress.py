@@ -21,7 +21,8 @@ class Outcome:
         name: the notebook's stem, e.g. ``02_robustness``.
         status: ``done`` or ``failed``.
         reason: why it failed, in a line; None if it is done.
-        cell: the cell it failed in, counted from 1 over all cells of the executed notebook; None if none was reached.
+        cell: the cell it failed in, counted from 1 over all cells of the executed notebook, and 1 where its kernel
+            never started; None if it is done.
         seconds: wall-clock time.
     """
 

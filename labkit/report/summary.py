@@ -17,9 +17,9 @@ import torch
 import labkit
 from labkit import device
 from labkit.params import Params
+from labkit.report import SCHEMA
 from labkit.report.chapter import Chapter
 
-SCHEMA = 1
 _FIRST = ("notebook", "model", "metric", "attack", "eps", "fpr")
 _LAST = ("value", "low", "high", "n", "interval")
 _ROOT = Path(labkit.__file__).resolve().parent.parent

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.device import generator
-from labkit.training.accounting import epsilon
 
 MOMENTUM = 0.9
 
@@ -45,10 +44,6 @@ class Head:
     def steps(self) -> int:
         """Gradient steps, a constant of the recipe: the number of examples is private."""
         return max(1, round(self.epochs / self.sample_rate))
-
-    def guarantee(self, delta: float, accountant: str = "prv") -> float:
-        """The epsilon proved for this head."""
-        return epsilon(self.noise_multiplier, self.sample_rate, self.steps, delta, accountant=accountant)
 
 
 @torch.no_grad()

@@ -10,32 +10,16 @@ imported on first use, so that ``labkit --help`` does not wait for torch.
 """
 
 import importlib
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit.lab import Lab
 
 __version__ = "0.1.0"
 
-_SUBMODULES = frozenset(
-    {
-        "attacks",
-        "data",
-        "device",
-        "generative",
-        "intervals",
-        "lab",
-        "membership",
-        "mixture",
-        "networks",
-        "params",
-        "plots",
-        "report",
-        "results",
-        "store",
-        "training",
-    }
-)
 
-
-def open(namespace: dict[str, Any] | None = None, **parameters: Any) -> "Any":
+def open(namespace: dict[str, Any] | None = None, **parameters: Any) -> "Lab":
     """Open the lab: see :func:`labkit.lab.open_lab`."""
     from labkit.lab import open_lab
 
@@ -43,6 +27,6 @@ def open(namespace: dict[str, Any] | None = None, **parameters: Any) -> "Any":
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
+    if not name.startswith("_") and find_spec(f"labkit.{name}"):
         return importlib.import_module(f"labkit.{name}")
     raise AttributeError(f"module 'labkit' has no attribute {name!r}")

@@ -27,7 +27,8 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
 
     Bounds are computed in float64 and widened by what float32 may round on the way (Higham 2002, section 3.1, for sums
     in any order), so they hold for the network as it runs in float32, and not only for the one on paper. They do not
-    cover convolutions by fast transforms (Winograd, FFT).
+    cover convolutions by fast transforms (Winograd, FFT), which cuDNN may choose on a GPU: a certificate is for the
+    network as sums of products compute it, on a CPU or with ``torch.backends.cudnn.enabled = False``.
 
     Args:
         model: images in [0, 1] to logits; ``nn.Sequential``, or with a method ``layers()`` that lists what images pass

@@ -1,6 +1,7 @@
 """The house as the README draws it: imports run downward only."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import labkit
@@ -57,3 +58,10 @@ def test_the_readme_draws_every_room():
 def test_no_room_is_crowded():
     long = {str(p.relative_to(HOUSE)): n for p in HOUSE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 300}
     assert long == {}
+
+
+def test_every_room_is_entered_on_first_use():
+    for name in (name for names in FLOORS for name in names):
+        assert labkit.__getattr__(name) is importlib.import_module(f"labkit.{name}")
+    assert not hasattr(labkit, "attic")
+    assert labkit.open.__annotations__["return"] == labkit.lab.Lab.__name__

@@ -129,8 +129,8 @@ class Lab:
     def validation(self) -> Tensor:
         """Training images that defences hold out: bool [N], a share ``validation_share`` of them."""
         held_out = torch.zeros(len(self.data.train), dtype=torch.bool)
-        share = self.params.validation_share
-        size = max(1, round(share * len(held_out))) if share else 0
+        part = self.params.validation_share
+        size = max(1, round(part * len(held_out))) if part else 0
         held_out[torch.randperm(len(held_out), generator=self.generator("validation"))[:size]] = True
         return held_out
 

@@ -68,7 +68,7 @@ def test_more_delta_demonstrates_less():
 
 def test_curves_are_inverses_of_the_trade_off():
     for x in (0.01, 0.3, 0.9):
-        assert dp_region(private(2.0, 1e-3, x), 2.0, 1e-3) == pytest.approx(x, abs=1e-9)
+        assert dp_region(private(2.0, 1e-3, x), [(2.0, 1e-3)]) == pytest.approx(x, abs=1e-9)
         assert stats.norm.cdf(stats.norm.ppf(gaussian(1.5, x)) + 1.5) == pytest.approx(x)
 
 

@@ -34,11 +34,13 @@ from labkit.membership import (
     log_odds_of,
     own,
     precision,
+    relative,
     rmia,
     roc,
     shared,
     smallest,
 )
+from labkit.training.accounting import gaussian_epsilon
 
 
 def gen(seed=0):
@@ -112,14 +114,24 @@ def test_roc_refuses(scores, members, message):
 def test_dp_region_is_reached_by_randomised_response_and_by_nothing_else():
     epsilon = 1.5
     p = math.exp(epsilon) / (1 + math.exp(epsilon))  # tells the truth with probability p
-    assert dp_region(1 - p, epsilon, 0.0) == pytest.approx(p)
+    assert dp_region(1 - p, [(epsilon, 0.0)]) == pytest.approx(p)
     grid = np.linspace(0, 1, 50)
-    assert dp_region(grid, 0.0, 0.0) == pytest.approx(grid)
-    assert (np.diff(dp_region(grid, epsilon, 1e-5)) >= 0).all()
+    assert dp_region(grid, [(0.0, 0.0)]) == pytest.approx(grid)
+    assert (np.diff(dp_region(grid, [(epsilon, 1e-5)])) >= 0).all()
     # A Gaussian mechanism with this noise is (1, 1e-5)-private: its own ROC must lie inside.
     sigma = math.sqrt(2 * math.log(1.25 / 1e-5))
     tpr = norm.cdf(norm.ppf(grid[1:-1]) + 1 / sigma)
-    assert (tpr <= dp_region(grid[1:-1], 1.0, 1e-5) + 1e-12).all()
+    assert (tpr <= dp_region(grid[1:-1], [(1.0, 1e-5)]) + 1e-12).all()
+
+
+def test_all_guarantees_of_a_gaussian_mechanism_together_are_its_own_curve():
+    """Dong, Roth and Su (2022): N(0, 1) is told from N(mu, 1) with TPR = Phi(Phi^-1(FPR) + mu), and no better."""
+    grid, mu = np.geomspace(1e-4, 0.5, 20), 1.2
+    exact = norm.cdf(norm.ppf(grid) + mu)
+    several = dp_region(grid, [(gaussian_epsilon(mu, delta), delta) for delta in np.geomspace(1e-6, 0.4, 200)])
+    assert (several >= exact - 1e-9).all()
+    assert several == pytest.approx(exact, rel=0.01)
+    assert dp_region(1e-3, [(gaussian_epsilon(mu, 1e-5), 1e-5)]) > 10 * exact.min()  # one alone says much less
 
 
 # Signals
@@ -375,6 +387,28 @@ def test_boosting_sees_an_interaction_that_logistic_regression_does_not():
     hidden = torch.stack([sign, sign * (members * 2 - 1) + 0.3 * torch.randn(5, 1500, generator=g)], -1)  # [M, N, 2]
     assert roc(learn(hidden, members, 0), members[0]).auc < 0.6
     assert roc(learn(hidden, members, 0, learner=boosted), members[0]).auc > 0.95
+
+
+def test_rmia_ranks_relative_likelihoods():
+    members = halves(5, 200, gen(1))
+    logits, labels = torch.randn(5, 200, 10, generator=gen(2)), torch.arange(200) % 10
+    log_p = logits.double().log_softmax(-1)[:, torch.arange(200), labels]
+    ratio = relative(log_p, members, 2)
+    for image in (0, 7):  # one by one, as the paper has it
+        p = {True: [], False: []}
+        for shadow in (0, 1, 3, 4):
+            p[bool(members[shadow, image])].append(log_p[shadow, image].exp())
+        if all(p.values()):
+            prior = sum(sum(side) / len(side) for side in p.values()) / 2
+            assert ratio[image] == pytest.approx((log_p[2, image].exp() / prior).log())
+    assert rmia(logits, labels, members, 2).argsort().equal(ratio.argsort())
+
+
+def test_an_attack_that_says_yes_or_no_is_not_graded():
+    members, labels = halves(4, 100, gen(1)), torch.arange(100) % 10
+    logits = torch.randn(4, 100, 10, generator=gen(2))
+    assert not audit("threshold", logits, labels, members).graded
+    assert audit("loss", logits, labels, members).graded
 
 
 def test_exposure_finds_who_is_exposed():

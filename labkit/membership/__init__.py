@@ -6,7 +6,7 @@ from labkit.membership.curves import Roc, accuracy_at, dp_region, roc
 from labkit.membership.halves import halves
 from labkit.membership.learners import boosted, gains, learn, learned, logistic
 from labkit.membership.likelihood import by_number, likelihood_ratio, lira, lira_offline, own, shared, surprise
-from labkit.membership.shadows import calibrated, rmia
+from labkit.membership.shadows import calibrated, relative, rmia
 from labkit.membership.signals import (
     FEATURES,
     correct,
@@ -50,6 +50,7 @@ __all__ = [
     "logistic",
     "own",
     "precision",
+    "relative",
     "rmia",
     "roc",
     "shared",

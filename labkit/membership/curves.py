@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,12 +99,20 @@ def accuracy_at(threshold: float, scores: ArrayLike, members: ArrayLike) -> floa
     return float((said[truth].mean() + (~said[~truth]).mean()) / 2)
 
 
-def dp_region(fpr: ArrayLike, epsilon: float, delta: float) -> Floats:
-    """Highest true-positive rate that (epsilon, delta)-DP allows at each false-positive rate.
+def dp_region(fpr: ArrayLike, guarantees: Iterable[tuple[float, float]]) -> Floats:
+    """Highest true-positive rate that differential privacy allows at each false-positive rate.
 
     Kairouz, Oh and Viswanath (2015), theorem 2.1: both ``tpr <= e^eps fpr + delta`` and
     ``1 - fpr <= e^eps (1 - tpr) + delta`` hold.
+
+    Args:
+        fpr: in [0, 1].
+        guarantees: pairs (epsilon, delta) of one mechanism, one or more. An accountant proves an epsilon for every
+            delta, and all of them hold: where rates are small, that of a small delta says little.
     """
     x = np.asarray(fpr, dtype=np.float64)
-    grow = math.exp(min(epsilon, 700.0))
-    return np.clip(np.minimum(grow * x + delta, 1 - (1 - delta - x) / grow), 0, 1)
+    most = np.ones_like(x)
+    for epsilon, delta in guarantees:
+        grow = math.exp(min(epsilon, 700.0))
+        most = np.minimum(most, np.minimum(grow * x + delta, 1 - (1 - delta - x) / grow))
+    return np.clip(most, 0, 1)

@@ -40,16 +40,27 @@ def rmia(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, gamma:
     """
     if gamma < 1:
         raise ValueError(f"gamma = {gamma} must be at least 1")
-    log_p = _log_p(logits, labels)  # [M, N]
-    signal, seen = others(log_p, members, target)
+    ratio = relative(_log_p(logits, labels), members, target)
+    bar = ratio - math.log(gamma)
+    return torch.searchsorted(ratio.sort().values, bar, right=True).double() / len(ratio)
+
+
+def relative(log_p: Tensor, members: Tensor, target: int) -> Tensor:
+    """What :func:`rmia` ranks: log p(x | target) - log p(x), nats; for whoever wants to know by how much.
+
+    Args:
+        log_p: [M, N], log-probability of each image's class under each model.
+        members, target: as for :func:`rmia`, and so are errors.
+
+    Returns:
+        [N] float64.
+    """
+    signal, seen = others(log_p.double(), members, target)
     p = signal.exp()
     inside = (p * seen).sum(0) / seen.sum(0)  # [N], NaN where no shadow is IN
     outside = (p * ~seen).sum(0) / (~seen).sum(0)  # [N]
     prior = torch.where(comparable(seen), (inside + outside) / 2, p.mean(0))
-    ratio = log_p[target] - prior.clamp(min=1e-300).log()  # [N]
-    ranked = ratio.sort().values
-    bar = ratio - math.log(gamma)
-    return torch.searchsorted(ranked, bar, right=True).double() / len(ranked)
+    return log_p[target].double() - prior.clamp(min=1e-300).log()
 
 
 def calibrated(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:

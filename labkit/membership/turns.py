@@ -33,6 +33,11 @@ class Audit:
         """A ROC curve a target."""
         return [roc(s, m) for s, m in zip(self.scores, self.members, strict=True)]
 
+    @property
+    def graded(self) -> bool:
+        """Whether there is a threshold to move: some target has scores of more than two values."""
+        return any(len(curve.fpr) > 3 for curve in self.rocs)
+
     @cached_property
     def accuracies(self) -> list[float]:
         """Balanced accuracy on each target, at its threshold."""

@@ -11,7 +11,7 @@ ROWS_AT_ONCE = 4096
 
 
 class PCA(NamedTuple):
-    """An orthonormal projection. No whitening: densities and Bayes' rule do not change with the scale of an axis.
+    """An orthonormal projection. No whitening: ratios of given densities do not depend on the scale of an axis.
 
     Attributes:
         mean: [F].

@@ -1,1 +1,1 @@
-"""Figures from rows; nothing is measured here. One module a chapter, one style for all."""
+"""Figures from rows; nothing is measured here. One look for all of them, in :mod:`labkit.plots.style`."""

@@ -26,7 +26,7 @@ def most_exposed(
     for row, (model, chosen) in zip(axes, order.items(), strict=True):
         for ax, index in zip(row, chosen.tolist(), strict=False):
             ax.imshow(images[index, 0], cmap="gray", vmin=0, vmax=1)
-            ax.set_title(f"{names[index]}\n{values[model][index]:.1f}", fontsize=8, color=COLOURS[model])
+            ax.set_title(f"{names[index]}\n{values[model][index]:.2f}", fontsize=8, color=COLOURS[model])
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
         row[0].set_ylabel(NAMES[model], fontsize=8)

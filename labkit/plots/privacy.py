@@ -23,12 +23,14 @@ _LINES = {
 }
 
 
-def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, tuple[float, float]]) -> Figure:
+def roc_curves(
+    audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, Sequence[tuple[float, float]]]
+) -> Figure:
     """ROC curves, a panel a regime, averaged over the targets at each false-positive rate.
 
     Args:
         audits: regime -> attack -> audit.
-        guarantees: regime -> (epsilon, delta): the area that differential privacy forbids is shaded.
+        guarantees: regime -> pairs (epsilon, delta): the area that they forbid is shaded.
     """
     figure, axes = new_figure(len(audits), width=4.0, height=4.2, squeeze=False, sharey=True)
     smallest = 1 / max(a.scores.shape[1] for attacks in audits.values() for a in attacks.values())
@@ -46,9 +48,8 @@ def roc_curves(audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[st
                     label=label)  # fmt: skip
         ax.plot(grid, grid, color=COLOURS["chance"], lw=1, label="guessing")
         if regime in guarantees:
-            epsilon, delta = guarantees[regime]
-            allowed = dp_region(grid, epsilon, delta)
-            ax.plot(grid, allowed, color="#222222", lw=1.2, label=f"most that ε = {epsilon:.2g} allows")
+            allowed = dp_region(grid, guarantees[regime])
+            ax.plot(grid, allowed, color="#222222", lw=1.2, label="most that the proof allows")
             ax.fill_between(grid, allowed, 1, where=allowed < 1, color="#222222", alpha=0.12, lw=0)
         ax.set(xscale="log", yscale="log", xlim=(smallest, 1), ylim=(smallest, 1))
         ax.legend(frameon=False, fontsize=8, loc="lower right", handlelength=3.2)
@@ -141,7 +142,8 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The epsilon that is proved, and those that audits demonstrate, a line a model: a sound audit ends to the left.
 
     Args:
-        rows: of metric ``epsilon`` (proved or claimed), and ``epsilon_lower_bound`` with an ``attack`` each.
+        rows: of metric ``epsilon`` (proved or claimed), and ``epsilon_lower_bound`` with an ``attack`` each. A bound
+            that rests on an assumption (``assuming``) is drawn hollow and dashed.
     """
     models = list(dict.fromkeys(r["model"] for r in rows))
     audits = list(dict.fromkeys(r["attack"] for r in find(rows, metric="epsilon_lower_bound")))
@@ -153,10 +155,12 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
             for i, audit in enumerate(audits):
                 for found in find(rows, model=model, metric="epsilon_lower_bound", attack=audit):
                     broken = found["value"] > r["value"]
+                    colour, given = BROKEN if broken else COLOURS["dp"], found.get("assuming")
                     ax.plot(
                         [0, found["value"]], [place + 0.2 * (i - (len(audits) - 1) / 2)] * 2, marker="<o^sv"[1 + i % 4],
-                        markevery=[1], color=BROKEN if broken else COLOURS["dp"],
-                        label=f"demonstrated: {audit}" if place == 0 else None,
+                        markevery=[1], color=colour, ls=":" if given else "-",
+                        markerfacecolor="white" if given else colour,
+                        label=None if place else f"if {given}" if given else f"demonstrated: {audit}",
                     )  # fmt: skip
     ax.plot([], [], color=BROKEN, lw=2, label="breaks the claim")
     ax.set_yticks(range(len(models)), [NAMES.get(m, m) for m in models])

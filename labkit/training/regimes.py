@@ -39,7 +39,8 @@ class Recipe:
             where there is none, or where radii are spread.
         width, hidden, activation, black: of the network; see :func:`labkit.networks.build`.
         sample_rate: of Poisson sampling: every member enters every batch independently with this probability. It is a
-            constant of the recipe, not computed from the members, whose number is private. None: shuffled batches.
+            constant of the recipe, whoever the members are; the number of training images behind it counts as public.
+            None: shuffled batches.
         piece: examples that a core computes at once; it decides how sums are rounded, and what is drawn for which
             example. Cores can share a batch where it has several pieces; where each core has a model of its own, pieces
             as large as a batch are faster (two cores, :data:`LARGE`: standard 1.3, PGD 1.25, DP-SGD 1.07 times).

@@ -7,17 +7,19 @@ very images: how much another training would differ, not how much another test s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
-from labkit.intervals import bootstrap, student_t, wilson
+from labkit.intervals import LEVEL, bootstrap, student_t, wilson
 from labkit.membership import SHADOWLESS, Audit, roc
 from labkit.results import Row, row
 
+Kind = TypeVar("Kind", bound=Hashable)
 Trial = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, images, labels) -> bool [N], which images stand
 FPRS = (0.01, 0.001)  # where the true-positive rate of a membership attack is read
 
@@ -39,16 +41,44 @@ def fraction(model: str, metric: str, outcomes: Tensor, **facts: Any) -> Row:
     return row(model, metric, float(np.mean(per_model)), bounds, n=n, models=len(per_model), interval=kind, **facts)
 
 
-def difference(metric: str, a: Tensor, b: Tensor) -> Row:
-    """By how much one model succeeds more often than another on the same examples: a normal interval over the pairs.
+def difference(model: str, metric: str, a: Tensor, b: Tensor, **facts: Any) -> Row:
+    """By how much a model succeeds more often than another one on the same examples.
+
+    One model of each: a normal interval over the pairs of outcomes. Several: Student t over the M differences.
 
     Args:
-        a, b: bool [N], outcomes of the two.
+        a, b: bool [M, N], outcomes of the two, models by examples; the m-th of both are set against each other.
+        facts: what else identifies the row.
     """
-    apart = a.double() - b.double()  # [N], -1, 0 or 1
-    centre, half = apart.mean().item(), 1.96 * apart.std().item() / len(apart) ** 0.5
-    bounds = (max(-1.0, centre - half), min(1.0, centre + half))
-    return row("both", metric, centre, bounds, n=len(apart), interval="normal, paired")
+    apart = a.double() - b.double()  # [M, N], -1, 0 or 1
+    per_model = apart.mean(1).tolist()  # M
+    if len(per_model) == 1:
+        half = 1.96 * apart.std().item() / apart.numel() ** 0.5
+        low, high, kind = per_model[0] - half, per_model[0] + half, "normal, paired"
+    else:
+        (low, high), kind = student_t(per_model), "student-t, paired"
+    bounds = (max(-1.0, low), min(1.0, high))
+    count = {"n": apart.shape[1], "models": len(per_model)}
+    return row(model, metric, float(np.mean(per_model)), bounds, interval=kind, **count, **facts)
+
+
+def level_with(best: Tensor, others: Mapping[Kind, Tensor]) -> list[Kind]:
+    """Which models cannot be told from the best one on the same examples.
+
+    Exact McNemar tests (1947), each on the examples on which the two differ; Holm (1979) pays for making several.
+
+    Args:
+        best: bool [N], its outcomes; others: theirs, by name.
+    """
+    p = {}
+    for name, other in others.items():
+        ahead, behind = int((best & ~other).sum()), int((other & ~best).sum())
+        p[name] = stats.binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
+    ascending = sorted(p, key=p.__getitem__)
+    apart = 0
+    while apart < len(p) and p[ascending[apart]] * (len(p) - apart) <= 1 - LEVEL:
+        apart += 1
+    return [name for name in others if name not in ascending[:apart]]
 
 
 def mean(model: str, metric: str, values: Sequence[float], **facts: Any) -> Row:
@@ -76,16 +106,17 @@ def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Ro
 def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
     """What an attack learns from M targets: AUC, balanced accuracy, TPR at low FPR; intervals over targets.
 
-    The balanced accuracy is at a threshold from another model. Where shadows are used, two models meet twice, each
-    once as the target and once as a shadow, and both times their chance agreement counts alike: where nothing leaks,
-    the variance of the mean over M targets is 2 (M - 1) / (M - 2) times what their spread suggests. The Student t
-    interval is widened accordingly; where much leaks that is too wide rather than too narrow. It says how models
-    vary, not how pools of images do.
+    The balanced accuracy is at a threshold from another model; a TPR is read off the target's own curve, at the
+    threshold of an *oracle* who knows its false-positive rate, and an attack that says yes or no has none. Where
+    shadows are used, two models meet twice, each once as the target and once as a shadow, and both times their chance
+    agreement counts alike: where nothing leaks, the variance of the mean over M targets is 2 (M - 1) / (M - 2) times
+    what their spread suggests. The Student t interval is widened accordingly; where much leaks that is too wide rather
+    than too narrow. It says how models vary, not how pools of images do.
     """
     rows = [auc(model, audit, **facts), over_targets(model, audit, audit.accuracies, metric="mia_accuracy", **facts)]
-    for fpr in FPRS:
+    for fpr in FPRS if audit.graded else ():
         found = [r.tpr_at(fpr) for r in audit.rocs]
-        rows.append(over_targets(model, audit, found, metric="mia_tpr", fpr=fpr, **facts))
+        rows.append(over_targets(model, audit, found, metric="mia_tpr", fpr=fpr, threshold="oracle", **facts))
     return rows
 
 
@@ -150,6 +181,7 @@ def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **fact
                 n=curve.n_members,
                 interval="clopper-pearson",
                 fpr=fpr,
+                threshold="oracle",
                 **facts,
             )
         )

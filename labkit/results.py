@@ -96,6 +96,14 @@ def percent(r: Row | Mapping[str, Any], digits: int = 1) -> str:
     return text
 
 
+def points(r: Row | Mapping[str, Any]) -> str:
+    """A difference of two fractions as text, with its interval: ``5.4 points less (4.1 to 6.7)``."""
+    r = r.as_dict() if isinstance(r, Row) else r
+    sign = -1 if r["value"] < 0 else 1
+    low, high = sorted(100 * sign * r[end] for end in ("low", "high"))
+    return f"{100 * sign * r['value']:.1f} points {'less' if sign < 0 else 'more'} ({low:.1f} to {high:.1f})"
+
+
 def bundle(**parts: Any) -> dict[str, Any]:
     """The payload of one output: any of ``rows``, ``checks``, ``findings`` (lists) and ``provenance``."""
     unknown = set(parts) - {"rows", "checks", "findings", "provenance"}

@@ -37,14 +37,37 @@ def test_several_models_get_student_t_over_models():
 
 def test_a_difference_is_of_pairs():
     draw = gen(3)
-    a, b = (torch.rand(200, generator=draw) < p for p in (0.7, 0.6))
-    found = measure.difference("difference", a, b)
-    apart = a.double().numpy() - b.double().numpy()
+    a, b = (torch.rand(1, 200, generator=draw) < p for p in (0.7, 0.6))
+    found = measure.difference("pgd", "difference", a, b, eps=0.1)
+    assert (found.n, found.extra) == (200, {"eps": 0.1, "models": 1})
+    apart = a[0].double().numpy() - b[0].double().numpy()
     half = stats.norm.ppf(0.975) * apart.std(ddof=1) / len(apart) ** 0.5
     assert found.value == pytest.approx(a.double().mean().item() - b.double().mean().item())
     assert (found.low, found.high) == pytest.approx((apart.mean() - half, apart.mean() + half), rel=1e-3)
-    same = measure.difference("difference", a, a)
+    same = measure.difference("pgd", "difference", a, a)
     assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
+def test_a_difference_of_several_models_is_over_models():
+    a, b = (torch.rand(5, 200, generator=gen(seed)) < 0.5 for seed in (1, 2))
+    found = measure.difference("pgd", "difference", a, b)
+    test = stats.ttest_rel(a.double().mean(1), b.double().mean(1))
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.interval == "student-t, paired"
+
+
+def test_level_with_the_best_is_who_differs_on_few_images():
+    """Two-sided sign tests in closed form: of 5 images on which two differ, all 5 one way has p = 1/16; of 8, 1/128."""
+    best = torch.ones(40, dtype=torch.bool)
+
+    def worse_on(count):
+        return torch.arange(40) >= count
+
+    assert measure.level_with(best, {"same": best, "five": worse_on(5)}) == ["same", "five"]
+    assert measure.level_with(best, {"six": worse_on(6)}) == []  # p = 1/32
+    assert measure.level_with(best, {"six": worse_on(6), "same": best}) == ["six", "same"]  # 2/32 after Holm
+    assert measure.level_with(best, {"eight": worse_on(8), "five": worse_on(5)}) == ["five"]
+    assert measure.level_with(best, {}) == []
 
 
 def test_utility_is_accuracy_and_cross_entropy():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from labkit import display
-from labkit.results import MIME, Check, Row, bundle, collect, find, overlap, percent, row
+from labkit.results import MIME, Check, Row, bundle, collect, find, overlap, percent, points, row
 
 ACCURACY = row("pgd", "robust_accuracy", 0.71, (0.69, 0.73), n=3000, interval="wilson", attack="pgd", eps=0.1)
 
@@ -92,6 +92,11 @@ def test_percent_reads_with_its_interval() -> None:
     assert percent(ACCURACY) == "71.0 % (69.0 to 73.0)"
     assert percent(ACCURACY.as_dict(), digits=0) == "71 % (69 to 73)"
     assert percent(Row("pgd", "accuracy", 0.8)) == "80.0 %"
+
+
+def test_points_read_as_more_or_less() -> None:
+    assert points(Row("pgd", "difference", -0.054, -0.067, -0.041)) == "5.4 points less (4.1 to 6.7)"
+    assert points(Row("pgd", "difference", 0.02, -0.01, 0.05).as_dict()) == "2.0 points more (-1.0 to 5.0)"
 
 
 def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:

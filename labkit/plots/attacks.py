@@ -71,6 +71,7 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
             ax.axvline(eps, color=COLOURS["chance"], ls=":", lw=1)
         if len(values):
             ax.axvline(min(values.median().item(), 0.4999), color="black", lw=1.2)
+        ax.tick_params(labelbottom=True)
         tidy(ax, x="", y="", title=label(model, radius))
     for ax in axes.flat[len(found) :]:
         ax.set_visible(False)

@@ -41,10 +41,12 @@ def against_eps(rows: Rows, attacks: Mapping[str, str], published: Mapping[str, 
             if measured:
                 _errorbar(ax, _untouched(rows, measured[0]) + measured, "eps", model, radius)
         for point in published.get(attack, ()):
-            ax.plot(point.eps, 100 * point.value, "x", color=COLOURS[point.model], ms=8, mew=2, zorder=5)
+            _cross(ax, point, point.eps)
         ax.axhline(10, color=COLOURS["chance"], ls=":", lw=1)
         ax.text(0, 11.5, "guessing", color=COLOURS["chance"], fontsize=8)
         ax.set_ylim(-2, 100)
+        ax.tick_params(labelbottom=True)
+        title = f"{title}, {_images(find(rows, metric='robust_accuracy', attack=attack))}"
         tidy(ax, x="eps (l-infinity, pixels in [0, 1])", y="accuracy (%)" if ax in axes[:, 0] else "", title=title)
     _legend_below(figure, axes[0][0])
     return figure
@@ -81,6 +83,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
             radius; of one model under several attacks the lowest.
     """
     figure, (left, right) = new_figure(2, width=5.6, height=4.4, sharey=True)
+    drawn: dict[str, list[Mapping[str, Any]]] = {"clean": [], "robust": []}
     for model, radius in contenders(rows):
         robust = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack, eps=eps)
         clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")  # first: on most images
@@ -93,11 +96,12 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 style["markerfacecolor"] = COLOURS[model] if radius is None else "white"
                 x = scale * across[0]["value"]
                 ax.errorbar(x, y, yerr=span, label=label(model, radius), **style)
+        if robust and clean:
+            drawn["clean"].append(clean[0])
+            drawn["robust"].append(robust[0])
     there = sorted((p for p in published if p.eps == eps and p.clean is not None), key=lambda p: -p.value)
     for point in {(p.source, p.model): p for p in there}.values():
-        at = (100 * point.clean, 100 * point.value)
-        left.plot(*at, "x", color=COLOURS[point.model], ms=8, mew=2)
-        left.annotate(point.attack, at, xytext=(5, 4), textcoords="offset points", fontsize=7, color=COLOURS["chance"])
+        _cross(left, point, 100 * point.clean)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     right.set_xscale("log")
@@ -107,7 +111,8 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     left.margins(x=0.2)
     right.margins(x=0.25)
     left.set_ylim(-2, 100)
-    tidy(left, x="clean accuracy (%)", y=f"accuracy under attack, eps {eps:g} (%)", title="Price in clean accuracy")
+    under = f"accuracy under attack, eps {eps:g} (%), {_images(drawn['robust'])}"
+    tidy(left, x=f"clean accuracy (%), {_images(drawn['clean'])}", y=under, title="Price in clean accuracy")
     tidy(right, x="training time of one model (s; on a CPU: times cores)", y="", title="Price in time")
     return figure
 
@@ -134,6 +139,19 @@ def overfitting(histories: Mapping[tuple[str, float], Sequence[Any]]) -> Figure:
         tidy(ax, x="epoch", y="accuracy (%)" if ax in axes[:, 0] else "", title=label(model, radius))
         ax.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _images(rows: Rows) -> str:
+    """How many images the rows rest on."""
+    n = sorted({r["n"] for r in rows})
+    return f"{' or '.join(f'{count:,}' for count in n)} images"
+
+
+def _cross(ax: Axes, point: Published, x: float) -> None:
+    """A published figure, with the attack that it is of."""
+    at = (x, 100 * point.value)
+    ax.plot(*at, "x", color=COLOURS[point.model], ms=8, mew=2, zorder=5)
+    ax.annotate(point.attack, at, xytext=(5, 4), textcoords="offset points", fontsize=7, color=COLOURS["chance"])
 
 
 def _untouched(rows: Rows, like: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -150,7 +150,8 @@ class Lab:
         epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}[regime]
         # The expected number of members, a public constant; the number drawn is private.
         recipe = replace(REGIMES[regime](p, len(self.data.train) // 2, epochs), piece=LARGE)
-        trace = milestones(epochs) if regime == "standard" else ()
+        others = {e for e in (p.shadow_pgd_epochs, p.shadow_dp_epochs) if e <= epochs}  # to be compared with
+        trace = sorted({*milestones(epochs), *others}) if regime == "standard" else ()
         return self._train(recipe, self.members(regime), "shadows", trace=trace)
 
     def planted(self) -> tuple[Planted, Ensemble]:

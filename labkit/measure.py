@@ -42,43 +42,60 @@ def fraction(model: str, metric: str, outcomes: Tensor, **facts: Any) -> Row:
 
 
 def difference(model: str, metric: str, a: Tensor, b: Tensor, **facts: Any) -> Row:
-    """By how much a model succeeds more often than another one on the same examples.
+    """By how much models succeed more often than others on the same examples.
 
-    One model of each: a normal interval over the pairs of outcomes. Several: Student t over the M differences.
+    One of each: over examples, on each of which both are right, or one, or none (Bonett and Price 2012: as Wald's, with
+    a pair more each way). Several: over models, which were trained apart (Welch 1947).
 
     Args:
-        a, b: bool [M, N], outcomes of the two, models by examples; the m-th of both are set against each other.
+        a, b: bool [M, N], outcomes of the two kinds, models by examples.
         facts: what else identifies the row.
     """
-    apart = a.double() - b.double()  # [M, N], -1, 0 or 1
-    per_model = apart.mean(1).tolist()  # M
-    if len(per_model) == 1:
-        half = 1.96 * apart.std().item() / apart.numel() ** 0.5
-        low, high, kind = per_model[0] - half, per_model[0] + half, "normal, paired"
+    (m, n), apart = a.shape, (a.double().mean() - b.double().mean()).item()
+    if m == 1:
+        ahead, behind = (float(((x & ~y).sum() + 1) / (n + 2)) for x, y in ((a, b), (b, a)))
+        half = stats.norm.ppf(0.5 + LEVEL / 2) * math.sqrt((ahead + behind - (ahead - behind) ** 2) / (n + 2))
+        low, high, kind = ahead - behind - half, ahead - behind + half, "bonett-price"
     else:
-        (low, high), kind = student_t(per_model), "student-t, paired"
-    bounds = (max(-1.0, low), min(1.0, high))
-    count = {"n": apart.shape[1], "models": len(per_model)}
-    return row(model, metric, float(np.mean(per_model)), bounds, interval=kind, **count, **facts)
+        test = stats.ttest_ind(a.double().mean(1).numpy(), b.double().mean(1).numpy(), equal_var=False)
+        (low, high), kind = test.confidence_interval(LEVEL), "welch"
+    return _difference(model, metric, apart, low, high, n=n, models=m, interval=kind, **facts)
+
+
+def matched_difference(model: str, metric: str, a: Tensor, b: Tensor, **facts: Any) -> Row:
+    """As :func:`difference`, of several models that were trained on the same halves, half by half (Student t)."""
+    apart = (a.double().mean(1) - b.double().mean(1)).tolist()  # M
+    low, high = student_t(apart)
+    count = {"n": a.shape[1], "models": len(apart)}
+    return _difference(model, metric, float(np.mean(apart)), low, high, interval="student-t, paired", **count, **facts)
+
+
+def _difference(model: str, metric: str, value: float, low: float, high: float, **facts: Any) -> Row:
+    return row(model, metric, value, (max(-1.0, float(low)), min(1.0, float(high))), **facts)
 
 
 def level_with(best: Tensor, others: Mapping[Kind, Tensor]) -> list[Kind]:
-    """Which models cannot be told from the best one on the same examples.
+    """Which models cannot be told from the best ones on the same examples; Holm (1979) pays for several tests.
 
-    Exact McNemar tests (1947), each on the examples on which the two differ; Holm (1979) pays for making several.
+    One of each kind: McNemar's exact test (1947) on the examples on which the two differ. Several: paired Student t
+    tests over models that were trained on the same halves.
 
     Args:
-        best: bool [N], its outcomes; others: theirs, by name.
+        best: bool [M, N], outcomes, models by examples; others: theirs, by name.
     """
     p = {}
     for name, other in others.items():
-        ahead, behind = int((best & ~other).sum()), int((other & ~best).sum())
-        p[name] = stats.binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
+        if len(best) == 1:
+            ahead, behind = int((best & ~other).sum()), int((other & ~best).sum())
+            p[name] = stats.binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
+        else:
+            apart = best.double().mean(1) - other.double().mean(1)  # [M]
+            p[name] = stats.ttest_1samp(apart.numpy(), 0).pvalue if apart.std() > 0 else float((apart == 0).all())
     ascending = sorted(p, key=p.__getitem__)
-    apart = 0
-    while apart < len(p) and p[ascending[apart]] * (len(p) - apart) <= 1 - LEVEL:
-        apart += 1
-    return [name for name in others if name not in ascending[:apart]]
+    told = 0
+    while told < len(p) and p[ascending[told]] * (len(p) - told) <= 1 - LEVEL:
+        told += 1
+    return [name for name in others if name not in ascending[:told]]
 
 
 def mean(model: str, metric: str, values: Sequence[float], **facts: Any) -> Row:

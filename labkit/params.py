@@ -207,7 +207,7 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
             f"dp_delta: {delta:g} is not below 1/train_size = {1 / train_size:.2g}, "
             "which would allow publishing a whole record; lower dp_delta"
         )
-    return problems + mixture_problems(given.get("gmm_components") or [1], number("gmm_pca_dim") or 1, train_size)
+    return problems
 
 
 def mixture_problems(components: Sequence[int], pca_dim: float, images: float) -> list[str]:
@@ -217,20 +217,20 @@ def mixture_problems(components: Sequence[int], pca_dim: float, images: float) -
         components: candidates for K.
         pca_dim: principal components kept.
         images: training images that there are; a class is taken for a tenth of them. Halves are drawn by coins, so
-            sizes are taken for four standard deviations below their mean.
+            sizes are taken for three standard deviations below their mean.
     """
     half, of_class = images / 2, images / 20
-    rows, of_class = int(half - 4 * math.sqrt(images / 4)), max(2, int(of_class - 4 * math.sqrt(of_class)))
+    rows, of_class = int(half - 3 * math.sqrt(images / 4)), max(1, int(of_class - 3 * math.sqrt(of_class)))
     problems = []
-    if 2 * max(components) > of_class:
+    if max(components) > of_class:
         problems.append(
-            f"gmm_components: K = {max(components)} leaves fewer than two images a component where a class has "
-            f"{of_class}, as in random halves of {images:g} training images; lower K or raise train_size"
+            f"gmm_components: K = {max(components)} may be more than a class has images: as few as {of_class} in a "
+            f"random half of {images:g} training images; lower K or raise train_size"
         )
     if pca_dim >= rows:  # the mean takes one away
         problems.append(
-            f"gmm_pca_dim: {pca_dim:g} is more than the {rows - 1} directions in which {rows} images vary, as in "
-            f"random halves of {images:g} training images; lower gmm_pca_dim or raise train_size"
+            f"gmm_pca_dim: {pca_dim:g} may be more than the directions in which images vary: as few as {rows - 1} in a "
+            f"random half of {images:g} training images; lower gmm_pca_dim or raise train_size"
         )
     return problems
 
@@ -278,6 +278,9 @@ def validate(given: Mapping[str, Any], source: str = "parameters") -> Params:
         defaults = Params().model_dump()
         values = {k: v for k, v in (defaults | Params.model_validate(good).model_dump()).items() if k not in bad}
     problems += _contradictions(values)
+    components, dim = values.get("gmm_components"), values.get("gmm_pca_dim")
+    if components and dim and {"gmm_components", "gmm_pca_dim"} & given.keys():  # who names none may need no mixture
+        problems += mixture_problems(components, dim, values.get("train_size") or 60_000)
     if problems or params is None:
         raise ParameterError(problems, source)
     return params

@@ -70,9 +70,10 @@ def code_version(*modules: str) -> str:
 
 
 def sources(*modules: str) -> list[str]:
-    """The named modules and all of labkit that they import, directly or not; of a package only what they name.
+    """The named modules and all of labkit that they import, directly or not.
 
-    Without the store, which makes no number, and the parameters, whose values are in the keys.
+    Of a package the module that is named, or its face. Without the store, which makes no number, and the parameters,
+    whose values are in the keys.
     """
     met: set[str] = set()
     ahead = list(modules)
@@ -86,6 +87,8 @@ def sources(*modules: str) -> list[str]:
 def _imports(module: str) -> Iterator[str]:
     """What of labkit a module's source imports."""
     for node in ast.walk(ast.parse(_source(module))):
+        if getattr(node, "level", 0):
+            raise ValueError(f"{module}, line {node.lineno}: a relative import; name the module in full")
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("labkit."))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "labkit":

@@ -35,39 +35,62 @@ def test_several_models_get_student_t_over_models():
     assert row.extra["models"] == 5
 
 
-def test_a_difference_is_of_pairs():
+def test_a_difference_of_two_models_covers_the_truth():
+    """95 % intervals over the images of two dependent outcomes, among them one that is nearly always right."""
     draw = gen(3)
-    a, b = (torch.rand(1, 200, generator=draw) < p for p in (0.7, 0.6))
-    found = measure.difference("pgd", "difference", a, b, eps=0.1)
-    assert (found.n, found.extra) == (200, {"eps": 0.1, "models": 1})
-    apart = a[0].double().numpy() - b[0].double().numpy()
-    half = stats.norm.ppf(0.975) * apart.std(ddof=1) / len(apart) ** 0.5
-    assert found.value == pytest.approx(a.double().mean().item() - b.double().mean().item())
-    assert (found.low, found.high) == pytest.approx((apart.mean() - half, apart.mean() + half), rel=1e-3)
-    same = measure.difference("pgd", "difference", a, a)
-    assert (same.low, same.value, same.high) == (0, 0, 0)
+    for p_a, p_b in ((0.7, 0.6), (0.97, 0.9)):
+        covered = 0
+        for _ in range(400):
+            luck = torch.rand(3, 64, generator=draw)
+            a, b = (torch.where(luck[2] < 0.5, luck[0], luck[index]) < p for index, p in ((0, p_a), (1, p_b)))
+            found = measure.difference("pgd", "difference", a[None], b[None], eps=0.1)
+            assert found.value == pytest.approx((a.double().mean() - b.double().mean()).item())
+            covered += found.low <= p_a - p_b <= found.high
+        assert covered / 400 > 0.93
+    assert (found.n, found.interval, found.extra) == (64, "bonett-price", {"eps": 0.1, "models": 1})
+
+
+def test_equal_outcomes_do_not_prove_equality():
+    same = torch.ones(1, 16, dtype=torch.bool)
+    found = measure.difference("pgd", "difference", same, same)
+    assert found.low < -0.05 < found.value == 0 < 0.05 < found.high
+    assert measure.difference("pgd", "difference", same, ~same).low < 0.95
 
 
 def test_a_difference_of_several_models_is_over_models():
     a, b = (torch.rand(5, 200, generator=gen(seed)) < 0.5 for seed in (1, 2))
-    found = measure.difference("pgd", "difference", a, b)
-    test = stats.ttest_rel(a.double().mean(1), b.double().mean(1))
-    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
-    assert found.interval == "student-t, paired"
+    x, y = a.double().mean(1), b.double().mean(1)
+    apart = measure.difference("pgd", "difference", a, b)
+    spread = x.var() / 5, y.var() / 5
+    freedom = sum(spread) ** 2 / sum(s**2 / 4 for s in spread)
+    half = stats.t.ppf(0.975, freedom) * sum(spread) ** 0.5
+    middle = (x - y).mean().item()
+    assert (apart.low, apart.high) == pytest.approx((middle - float(half), middle + float(half)))
+    matched = measure.matched_difference("pgd", "difference", a, b)
+    assert (matched.low, matched.high) == pytest.approx(tuple(stats.ttest_rel(x, y).confidence_interval(0.95)))
+    assert matched.value == pytest.approx(apart.value)
 
 
 def test_level_with_the_best_is_who_differs_on_few_images():
     """Two-sided sign tests in closed form: of 5 images on which two differ, all 5 one way has p = 1/16; of 8, 1/128."""
-    best = torch.ones(40, dtype=torch.bool)
+    best = torch.ones(1, 40, dtype=torch.bool)
 
     def worse_on(count):
-        return torch.arange(40) >= count
+        return torch.arange(40)[None] >= count
 
     assert measure.level_with(best, {"same": best, "five": worse_on(5)}) == ["same", "five"]
     assert measure.level_with(best, {"six": worse_on(6)}) == []  # p = 1/32
     assert measure.level_with(best, {"six": worse_on(6), "same": best}) == ["six", "same"]  # 2/32 after Holm
     assert measure.level_with(best, {"eight": worse_on(8), "five": worse_on(5)}) == ["five"]
     assert measure.level_with(best, {}) == []
+
+
+def test_level_with_the_best_of_several_is_by_what_the_models_share():
+    """The halves differ by more than the kinds do: interval over interval they meet, half by half they lie apart."""
+    ranks = torch.arange(1000)
+    best = torch.stack([ranks < 600 + 40 * m for m in range(6)])
+    worse = torch.stack([ranks < 580 + 40 * m + m % 2 for m in range(6)])
+    assert measure.level_with(best, {"worse": worse, "same": best}) == ["same"]
 
 
 def test_utility_is_accuracy_and_cross_entropy():

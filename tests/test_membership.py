@@ -131,7 +131,7 @@ def test_all_guarantees_of_a_gaussian_mechanism_together_are_its_own_curve():
     several = dp_region(grid, [(gaussian_epsilon(mu, delta), delta) for delta in np.geomspace(1e-6, 0.4, 200)])
     assert (several >= exact - 1e-9).all()
     assert several == pytest.approx(exact, rel=0.01)
-    assert dp_region(1e-3, [(gaussian_epsilon(mu, 1e-5), 1e-5)]) > 10 * exact.min()  # one alone says much less
+    assert dp_region(1e-4, [(gaussian_epsilon(mu, 1e-5), 1e-5)]) > 3 * exact[0]  # one alone says much less
 
 
 # Signals
@@ -394,13 +394,13 @@ def test_rmia_ranks_relative_likelihoods():
     logits, labels = torch.randn(5, 200, 10, generator=gen(2)), torch.arange(200) % 10
     log_p = logits.double().log_softmax(-1)[:, torch.arange(200), labels]
     ratio = relative(log_p, members, 2)
-    for image in (0, 7):  # one by one, as the paper has it
+    between = members[[0, 1, 3, 4]].sum(0)
+    for image in ((between > 0) & (between < 4)).nonzero()[:20, 0].tolist():  # one by one, as the paper has it
         p = {True: [], False: []}
         for shadow in (0, 1, 3, 4):
             p[bool(members[shadow, image])].append(log_p[shadow, image].exp())
-        if all(p.values()):
-            prior = sum(sum(side) / len(side) for side in p.values()) / 2
-            assert ratio[image] == pytest.approx((log_p[2, image].exp() / prior).log())
+        prior = sum(sum(side) / len(side) for side in p.values()) / 2
+        assert ratio[image] == pytest.approx((log_p[2, image].exp() / prior).log())
     assert rmia(logits, labels, members, 2).argsort().equal(ratio.argsort())
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -169,6 +170,27 @@ def test_what_cannot_be_put_in_place_is_kept(tmp_path: Path):
     assert {p.name for p in folder.iterdir()} == {"01_utility.html", "03_privacy.html", kept.name}
     with staging(folder):  # as the next run does
         assert kept.exists()
+
+
+def test_what_cannot_even_be_moved_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder that has become unwritable: neither the report nor a folder for it can be put there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "report"
+    with staging(folder) as place:
+        staged = place / "report"
+        staged.mkdir()
+        (staged / "index.html").write_text("new")
+        with monkeypatch.context() as broken:
+            for name in ("rename", "replace"):
+                broken.setattr(os, name, refuse)
+            with pytest.raises(Unpublished, match="cannot be put in place"):
+                publish(staged, folder)
+    (kept,) = tmp_path.glob("unpublished-*")
+    assert (kept / "index.html").read_text() == "new"
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_a_staging_place_that_a_killed_run_left_goes_and_a_live_one_stays(tmp_path: Path):

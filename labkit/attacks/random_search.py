@@ -14,7 +14,7 @@ from labkit.attacks.losses import margin
 from labkit.attacks.points import Points, where
 from labkit.attacks.promises import check, check_counts, correct, eval_mode
 from labkit.device import generator
-from labkit.workers import chunk, halved, spread
+from labkit.workers import chunk, give_memory_back, halved, spread
 
 AHEAD = 16  # queries asked at once of a point, at most: those after one that helps are in vain
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10 000 queries: where the squares' area is halved
@@ -127,8 +127,8 @@ def _search(
     most = AHEAD
     while (of := of.standing()) is not None:
         # Few points ask several queries ahead, as if none of them helped; the first that does is the last that counts.
-        ahead = max(1, min(most, round(chunk(x.device) / len(of.row))))
-        query = of.asked[:, None] + torch.arange(ahead, device=x.device)  # [n, a]
+        ahead = max(1, min(most, round(chunk(found.device) / len(of.row))))
+        query = of.asked[:, None] + torch.arange(ahead, device=found.device)  # [n, a]
         left, query = query < queries, query.clamp(max=queries - 1)
         here = of.luck.gather(1, query[..., None].expand(-1, -1, 2 + channels))  # [n, a, 2 + c]
         tall, wide = talls[query], wides[query]  # [n, a, 1]
@@ -143,6 +143,9 @@ def _search(
             value = loss(x.flatten(0, 1), of.labels.repeat_interleave(ahead)).view(-1, ahead)
         except torch.OutOfMemoryError:
             most = halved(ahead, f"out of memory with {ahead} queries of {len(of.row)} points at once")
+            painted = x = value = None
+        if value is None:
+            give_memory_back()
             continue
         better = (value > of.loss[:, None]) & left
         helped, first = better.any(1) & of.stands, better.int().argmax(1)  # [n]

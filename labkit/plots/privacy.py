@@ -143,7 +143,7 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: of metric ``epsilon`` (proved or claimed), and ``epsilon_lower_bound`` with an ``attack`` each. A bound
-            that rests on an assumption (``assuming``) is drawn hollow and dashed.
+            that rests on an assumption (``assuming``) is drawn hollow and dotted, and breaks no claim.
     """
     models = list(dict.fromkeys(r["model"] for r in rows))
     audits = list(dict.fromkeys(r["attack"] for r in find(rows, metric="epsilon_lower_bound")))
@@ -154,8 +154,9 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     label="proved or claimed" if place == 0 else None)  # fmt: skip
             for i, audit in enumerate(audits):
                 for found in find(rows, model=model, metric="epsilon_lower_bound", attack=audit):
-                    broken = found["value"] > r["value"]
-                    colour, given = BROKEN if broken else COLOURS["dp"], found.get("assuming")
+                    given = found.get("assuming")
+                    broken = found["value"] > r["value"] and not given
+                    colour = BROKEN if broken else COLOURS["dp"]
                     ax.plot(
                         [0, found["value"]], [place + 0.2 * (i - (len(audits) - 1) / 2)] * 2, marker="<o^sv"[1 + i % 4],
                         markevery=[1], color=colour, ls=":" if given else "-",

@@ -12,8 +12,11 @@ from typing import Any
 import nbformat
 
 import labkit
+from labkit import data, device
 from labkit.paramfiles import parse_assignment, read
 from labkit.params import ParameterError, Params, mixture_problems, validate
+from labkit.report.summary import surroundings
+from labkit.store import Store
 
 CHECKOUT = Path(labkit.__file__).resolve().parent.parent
 
@@ -67,8 +70,8 @@ def plan(
         problems += error.problems
     folder = (folder or Path("reports", name)).absolute()
     source = notebooks or CHECKOUT / "notebooks"
-    problems += _folder_problems(folder, source)
     found, notebook_problems = _notebooks(source)
+    problems += _folder_problems(folder, source, [f"{path.stem}.html" for path in found])
     problems += notebook_problems
     problems += _store_problems()
     facts: dict[str, Any] = {}
@@ -121,7 +124,7 @@ def _parameter_file(profile: str) -> Path:
     raise ParameterError([f"is no profile; {hint} A file is given by its path, ending in .yaml"], profile)
 
 
-def _folder_problems(folder: Path, source: Path) -> list[str]:
+def _folder_problems(folder: Path, source: Path, pages: Sequence[str]) -> list[str]:
     if (folder / "notebooks").resolve() == source.resolve():
         return [f"--out {folder}: its notebooks folder is the one with the sources, which would be overwritten"]
     there = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
@@ -132,7 +135,7 @@ def _folder_problems(folder: Path, source: Path) -> list[str]:
             problems.append(f"--out {folder}: {needed} is no folder; give another with --out DIR")
         elif not os.access(needed, os.W_OK | os.X_OK):
             problems.append(f"--out {folder}: {needed} cannot be written; give another with --out DIR")
-    for leaf in ("index.html", "summary.json", "results.csv"):
+    for leaf in ("index.html", "summary.json", "results.csv", *pages):
         if (folder / leaf).is_dir():
             problems.append(f"--out {folder}: {folder / leaf} is a folder, where a file goes; give another")
     return problems
@@ -154,8 +157,6 @@ def _notebooks(source: Path) -> tuple[tuple[Path, ...], list[str]]:
 
 
 def _store_problems() -> list[str]:
-    from labkit.store import Store  # here, not above: `labkit report --help` does not wait for torch
-
     try:
         Store().probe()
     except OSError as error:
@@ -165,9 +166,6 @@ def _store_problems() -> list[str]:
 
 def _surroundings(params: Params, profile: str) -> tuple[dict[str, Any], list[str]]:
     """Facts on data and hardware, or why they cannot be had, or not used."""
-    from labkit import data, device
-    from labkit.report.summary import surroundings
-
     problems = []
     try:
         device.resolve(params.device)

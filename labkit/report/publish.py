@@ -51,7 +51,7 @@ def publish(staged: Path, folder: Path) -> None:
 
     Raises:
         Unpublished: a file cannot be put in its place. It and those that were to follow lie in a folder of their own,
-            beside what was there and the files that had been put there already.
+            beside what was there and the files that had been put there already, or with the system's temporary files.
     """
     old = _listed(folder / "summary.json")
     new = sorted(str(p.relative_to(staged)) for p in staged.rglob("*") if p.is_file())
@@ -61,7 +61,7 @@ def publish(staged: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged / name, target)
         except OSError as error:
-            kept = staged.rename(tempfile.mkdtemp(prefix="unpublished-", dir=folder))
+            kept = _kept(staged, folder)
             raise Unpublished(
                 f"the report is made, but {target} cannot be put in place ({error.strerror}); it and what was to "
                 f"follow lie in {kept}: make room for them and move them, or run again, finished work is in the store"
@@ -72,6 +72,14 @@ def publish(staged: Path, folder: Path) -> None:
     for leaf in ("figures", "notebooks"):
         with suppress(OSError):  # not there, or not empty
             (folder / leaf).rmdir()
+
+
+def _kept(staged: Path, folder: Path) -> Path:
+    """Where the report lies now; not below ``folder`` if that cannot be written any more."""
+    try:
+        return staged.rename(tempfile.mkdtemp(prefix="unpublished-", dir=folder))
+    except OSError:
+        return Path(shutil.copytree(staged, tempfile.mkdtemp(prefix="unpublished-"), dirs_exist_ok=True))
 
 
 def _listed(summary: Path) -> set[str]:

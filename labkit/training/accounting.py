@@ -64,7 +64,7 @@ def composed(parts: tuple[tuple[float, float, int], ...], delta: float, *, accou
         warnings.simplefilter("ignore")  # the RDP accountant's hint about its range of orders
         made = ACCOUNTANTS[accountant]()
         made.history = history
-        return float(made.get_epsilon(delta))
+        return max(0.0, float(made.get_epsilon(delta)))
 
 
 @cache

@@ -24,8 +24,9 @@ Defences are trained on the images that are not held out (the epoch of PGD and T
 models on all 60 000; test images judge settings that are fixed, with 95 % intervals over images or, where there are
 several, over seeds. Every setting that was judged so stands here: where one name has several lines, the best of them is
 a little flattered. Clean and certified accuracy are of all 10 000 test images; robust accuracy is what an attack
-and those to its left leave of the attacked ones, which are drawn at random, in float32. Settings other than the full
-profile's are named. `python -m benchmarks.robust --help`, `benchmarks.frontier`, `benchmarks.end_to_end`.
+and those to its left leave of the attacked ones, which are drawn at random, in float32; PGD's steps are 2.5 radii over
+their number, so many are short, and flatter more than AutoAttack does. Settings other than the full profile's are
+named. `python -m benchmarks.robust --help`, `benchmarks.frontier`, `benchmarks.end_to_end`.
 """
 
 

@@ -155,8 +155,9 @@ class Store:
                 entry = self._read(path)
             except _Damage as damage:
                 log.warning("store: %s is damaged (%s); it is made again", path.name, damage)
-                for part in (path, path.with_suffix(".json")):
-                    part.unlink(missing_ok=True)
+                with self._told("written"):
+                    for part in (path, path.with_suffix(".json")):
+                        part.unlink(missing_ok=True)
                 entry = None
             if entry is None:
                 tensors, facts = make()

@@ -72,6 +72,10 @@ class Whitening:
     channels: Tensor
     places: Tensor
 
+    def to(self, device: torch.device) -> Whitening:
+        """The same map for features on a device."""
+        return Whitening(self.channels.to(device), self.places.to(device))
+
     def __call__(self, features: Tensor) -> Tensor:
         """Features [N, K P], whitened, each row brought to length sqrt(K P) by itself: [N, K P].
 

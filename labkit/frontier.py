@@ -83,10 +83,10 @@ def frontier(
             Head(noise_beside(e, sample_rate, steps, delta, beside), sample_rate, epochs, *settings(e))
             for e in epsilons
         ]
-        seen, judged = (described(split, TRANSFORM, GROUPS).cpu() for split in (data.train, data.test))
+        seen, judged = (described(split, TRANSFORM, GROUPS) for split in (data.train, data.test))
         mean = private_mean(seen, MEAN_BOUND, MEAN_NOISE, derive(seed, "mean"))
-        white = whitening(TRANSFORM, GROUPS)
-        weights = train_heads(white(seen.sub_(mean)), data.train.labels.cpu(), heads, seed, classes=len(data.classes))
+        white = whitening(TRANSFORM, GROUPS).to(seen.device)
+        weights = train_heads(white(seen.sub_(mean)), data.train.labels, heads, seed, classes=len(data.classes))
         proved = [composed(((head.noise_multiplier, sample_rate, steps), *beside), delta) for head in heads]
         facts = {"epsilons": proved, "seconds": time.perf_counter() - start}
         return {"logits": head_logits(weights, white(judged.sub_(mean)))}, facts

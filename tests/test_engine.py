@@ -279,18 +279,24 @@ def test_the_cost_of_repeating_is_a_ratio_and_leaves_no_trace(monkeypatch):
 
 
 class Greedy:
-    """Mean, in a memory that holds so many images."""
+    """Mean, in a memory that holds so many images: of one piece, of all models that stand side by side."""
 
     def __init__(self, limit):
-        self.limit, self.seen = limit, []
+        self.limit, self.seen, self.held = limit, [], {}
 
     def add(self, stack, images, labels, dice):
-        self.seen.append(len(images))
-        if len(images) > self.limit:
+        model = stack.theta.data_ptr()
+        if model in self.held:  # the next piece
+            self.held.clear()
+        self.held[model] = len(images)
+        self.seen.append(sum(self.held.values()))
+        if self.seen[-1] > self.limit:
+            self.held.clear()
             raise OUT_OF_MEMORY("CUDA out of memory (simulated)")
         return Mean().add(stack, images, labels, dice)
 
     def finish(self, total, counts, dice):
+        self.held.clear()
         return Mean().finish(total, counts, dice)
 
     def __repr__(self):

@@ -18,7 +18,7 @@ from labkit.device import derive, generator
 from labkit.training.dice import Dice
 from labkit.training.rules import Private, Rule
 from labkit.training.stack import Stack
-from labkit.workers import PIECE
+from labkit.workers import chunk
 
 CLASSES = 10
 LENGTH = 10.0  # of a canary, in clipping bounds: its gradient is far too long unless it is clipped
@@ -47,7 +47,16 @@ def coins(canaries: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.rand(canaries, generator=draw) < 0.5, torch.randint(CLASSES, (canaries,), generator=draw)
 
 
-def white_box(rule: Rule, claim: Private, *, sample_rate: float, steps: int, canaries: int, seed: int) -> Played:
+def white_box(
+    rule: Rule,
+    claim: Private,
+    *,
+    sample_rate: float,
+    steps: int,
+    canaries: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Played:
     """Play against a rule of DP-SGD: it makes the gradients of ``steps`` Poisson batches, and the auditor sees all.
 
     The weights stay where they are: privacy is promised along every path that they could take. A canary's score is its
@@ -60,26 +69,29 @@ def white_box(rule: Rule, claim: Private, *, sample_rate: float, steps: int, can
         sample_rate: in (0, 1]; steps: as accounted.
         canaries: m; about half of them are inserted.
         seed: of coins, batches and noise.
+        device: where the rule works.
     """
+    device = torch.device(device)
     inserted, labels = coins(canaries, seed)
+    labels = labels.to(device)
     network = nn.Linear(canaries, CLASSES, bias=False)
     nn.init.zeros_(network.weight)
-    stack, dice = Stack([network]), Dice([derive(seed, "rule")], "canaries")
+    stack, dice = Stack([network], device), Dice([derive(seed, "rule")], "canaries", device=device)
     mine, order = inserted.nonzero()[:, 0], generator(seed, "batches")
     towards = F.normalize(1 / CLASSES - F.one_hot(labels, CLASSES), dim=1).T  # [C, m], of the gradients at zero weights
     absent, present = (torch.tensor(p, dtype=torch.float64).log() for p in (1 - sample_rate, sample_rate))
-    scores = torch.zeros(canaries, dtype=torch.float64)
+    scores = torch.zeros(canaries, dtype=torch.float64, device=device)
     for _ in range(steps):
-        batch = mine[torch.rand(len(mine), generator=order) < sample_rate]  # [B]
-        total = torch.zeros(1, CLASSES * canaries)
-        for piece in batch.split(PIECE):
-            examples = torch.zeros(len(piece), canaries)  # [b, m]
-            examples[torch.arange(len(piece)), piece] = LENGTH * claim.clip
+        batch = mine[torch.rand(len(mine), generator=order) < sample_rate].to(device)  # [B]
+        total = torch.zeros(1, CLASSES * canaries, device=device)
+        for piece in batch.split(chunk(device)):
+            examples = torch.zeros(len(piece), canaries, device=device)  # [b, m]
+            examples.scatter_(1, piece[:, None], LENGTH * claim.clip)
             total += rule.add(stack, examples, labels[piece], dice)
-        given = rule.finish(total, torch.tensor([[len(batch)]]), dice).view(CLASSES, canaries)
+        given = rule.finish(total, torch.tensor([[len(batch)]], device=device), dice).view(CLASSES, canaries)
         found = (given * towards).sum(0).double() * claim.expected_batch / claim.clip  # [m]
         scores += torch.logaddexp(absent, present + (found - 0.5) / claim.noise_multiplier**2)
-    return Played(scores, inserted)
+    return Played(scores.cpu(), inserted)
 
 
 @dataclass(frozen=True)

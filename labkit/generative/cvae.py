@@ -24,6 +24,8 @@ from labkit.data import Dataset
 from labkit.device import derive, generator, numerics, training_dtype, training_precision
 from labkit.generative.networks import CVAE
 from labkit.store import Store, checksum, code_version
+from labkit.training.capture import captured
+from labkit.training.optimisers import warm_cosine
 
 CHUNK = 500  # images evaluated at once
 WATCHED = 1000  # images of each half that the curves are measured on after every epoch
@@ -36,7 +38,7 @@ class Recipe:
     Attributes:
         latent: latent dimensions.
         epochs: passes over the members.
-        learning_rate: peak of the one-cycle schedule (AdamW).
+        learning_rate: peak of the schedule (AdamW): linear up over a fifth of the steps, then a half cosine to zero.
         batch_size: images a step.
         classes: number of classes.
     """
@@ -123,23 +125,32 @@ def fit(
     model.to(images.device, memory_format=torch.channels_last)
     order = generator(seed, "order")
     noise = generator(seed, "noise", device=images.device)
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, fused=True)
+    on_gpu = images.device.type == "cuda"
+    pace = images.new_zeros(())  # the learning rate, as a tensor: a captured step reads it anew
+    optimiser = torch.optim.AdamW(model.parameters(), pace, fused=True, capturable=on_gpu)
+
+    def step(chosen: Tensor, rate: Tensor) -> None:
+        """One step on the images of indices [B], at a learning rate []."""
+        x, y = images[chosen], labels[chosen]
+        draws = torch.randn(len(chosen), recipe.latent, generator=noise, device=images.device)  # [B, D]
+        with training_precision(images.device):
+            logits, mean, log_variance = model(x, y, draws)
+        loss = (cross_entropy(logits, x) + kl_divergence(mean, log_variance)).mean()
+        for part, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            part.grad = slope
+        pace.copy_(rate)
+        optimiser.step()
+
+    weights = list(model.parameters())
+    run = captured(step, [noise]) if on_gpu else step
     steps = recipe.epochs * math.ceil(len(inside) / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.2)
+    rates = iter(recipe.learning_rate * images.new_tensor([warm_cosine(t, steps) for t in range(steps)]))
     watched = {"in": inside[:WATCHED], "out": outside[:WATCHED]}
     history: dict[str, list[float]] = {f"{term}_{part}": [] for part in watched for term in ("bce", "kl")}
     for epoch in range(1, recipe.epochs + 1):
         shuffled = inside[torch.randperm(len(inside), generator=order).to(images.device)]
         for chosen in shuffled.split(recipe.batch_size):
-            x, y = images[chosen], labels[chosen]
-            draws = torch.randn(len(chosen), recipe.latent, generator=noise, device=images.device)  # [B, D]
-            with training_precision(images.device):
-                logits, mean, log_variance = model(x, y, draws)
-            loss = (cross_entropy(logits, x) + kl_divergence(mean, log_variance)).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+            run(chosen, next(rates))
             tick(len(chosen))
         for part, chosen in watched.items():
             bce, kl = elbo_terms(model, images[chosen], labels[chosen], seed=derive(seed, "curve"))

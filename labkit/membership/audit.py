@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from labkit.membership.learners import learned
-from labkit.membership.likelihood import lira, lira_offline
+from labkit.membership.learners import learn, profile
+from labkit.membership.likelihood import likelihood_ratio, surprise
 from labkit.membership.rows import queries
-from labkit.membership.shadows import calibrated, rmia
-from labkit.membership.signals import correct, log_probability
+from labkit.membership.shadows import easier, outranked
+from labkit.membership.signals import correct, log_probability, odds, probability
 from labkit.membership.turns import Audit, in_turn
 
 
-def _correctness(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:
-    """Member where the target is right on the image itself: Yeom et al. (2018), section 3.2. Needs no shadows."""
-    return correct(queries(logits)[target, :, 0], labels)
+@dataclass(frozen=True)
+class Attack:
+    """An attack in two halves, of which the first needs to be done once for all targets.
+
+    Attributes:
+        signal: ``(logits, labels) -> [M, N, ...]``: what it looks at, of logits [M, N, C] or [M, N, Q, C].
+        score: ``(signal, members, target) -> [N]``: the attack on one row, the others being its shadows.
+    """
+
+    signal: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor, int], Tensor]
+
+    def __call__(self, logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:
+        """Scores [N] of the pool under one target."""
+        return self.score(self.signal(logits, labels), members, target)
 
 
-def _low_loss(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:
-    """The lower the target's loss on the image itself, the surer a member: Yeom et al. (2018), section 3.3."""
-    return log_probability(queries(logits)[target, :, 0], labels)
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    return correct(queries(logits)[:, :, 0], labels)
 
 
-Attack = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+def _confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    return log_probability(queries(logits)[:, :, 0], labels)
 
-# By the name that rows carry; a new attack is one entry here.
+
+def _own(signal: Tensor, members: Tensor, target: int) -> Tensor:
+    return signal[target]
+
+
+# By the name that rows carry; a new attack is one entry here. The first two look at the target's answer to the image
+# itself: whether it is right, and how low its loss is (Yeom et al. 2018, sections 3.2 and 3.3).
 ATTACKS: dict[str, Attack] = {
-    "threshold": _correctness,
-    "loss": _low_loss,
-    "learned": learned,
-    "calibrated": calibrated,
-    "rmia": rmia,
-    "lira_offline": lira_offline,
-    "lira": lira,
+    "threshold": Attack(_right, _own),
+    "loss": Attack(_confidence, _own),
+    "learned": Attack(profile, learn),
+    "calibrated": Attack(probability, easier),
+    "rmia": Attack(probability, outranked),
+    "lira_offline": Attack(odds, surprise),
+    "lira": Attack(odds, likelihood_ratio),
 }
 
 
@@ -51,13 +70,16 @@ def audit(attack: str, logits: Tensor, labels: Tensor, members: Tensor, *, shado
 
     Args:
         attack: a name in ``ATTACKS``.
-        logits: [M, N, C] on the pool, or [M, N, Q, C] of Q queries of each image, the image itself first.
-        labels: [N] int64.
+        logits: [M, N, C] on the pool, or [M, N, Q, C] of Q queries of each image, the image itself first; on the device
+            that is to compute.
+        labels: [N] int64, there too.
         members: bool [M, N], M at least 4.
         shadows: a target; by default all others.
     """
 
-    def score(rows: Tensor, target: int) -> Tensor:
-        return ATTACKS[attack](logits[rows], labels, members[rows], target)
+    signal, score = ATTACKS[attack].signal(logits, labels), ATTACKS[attack].score
 
-    return in_turn(attack, score, members, shadows=shadows)
+    def of_rows(rows: Tensor, target: int) -> Tensor:
+        return score(signal[rows], members[rows], target)
+
+    return in_turn(attack, of_rows, members, shadows=shadows)

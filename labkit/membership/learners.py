@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from labkit.membership.rows import others, queries
@@ -58,11 +59,19 @@ def learn(seen_by: Tensor, members: Tensor, target: int, *, learner: Learner = l
     Raises:
         ValueError: shapes that do not fit, or no image at all that some shadows saw and others did not.
     """
-    shadows, seen = others(seen_by, members, target)  # [M-1, N, F], [M-1, N]
-    x, y = shadows.flatten(0, 1).numpy(force=True), seen.flatten().numpy(force=True)
-    chosen = np.random.default_rng(target).permutation(len(y))[:ENOUGH]
-    attacker = learner().fit(x[chosen], y[chosen])
-    return torch.from_numpy(attacker.decision_function(seen_by[target].numpy(force=True)))
+    return _learn(seen_by, members, torch.arange(len(members)), target, learner)
+
+
+def _learn(seen_by: Tensor, members: Tensor, rows: Tensor, target: int, learner: Learner) -> Tensor:
+    """:func:`learn` on the models ``rows`` alone, among which ``target`` counts; a copy of what they saw would be large."""
+    _, seen = others(seen_by[rows, :, 0], members[rows], target)  # [K, N]
+    shadows = rows[torch.arange(len(rows)) != target]  # [K]
+    chosen = np.random.default_rng(target).permutation(seen.numel())[:ENOUGH]
+    shadow, image = (torch.from_numpy(part) for part in np.divmod(chosen, seen.shape[1]))
+    x = seen_by[shadows[shadow], image].numpy(force=True)  # [ENOUGH, F]
+    with threadpool_limits(1):  # targets have a core each
+        attacker = learner().fit(x, seen[shadow, image].numpy(force=True))
+        return torch.from_numpy(attacker.decision_function(seen_by[rows[target]].numpy(force=True)))
 
 
 def learned(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:
@@ -73,7 +82,12 @@ def learned(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Ten
         labels: [N] int64.
         members: bool [M, N]; target: the row that is attacked.
     """
-    return learn(features(queries(logits), labels[:, None]).mean(2), members, target)
+    return learn(profile(logits, labels), members, target)
+
+
+def profile(logits: Tensor, labels: Tensor) -> Tensor:
+    """:func:`labkit.membership.features`, averaged over queries: [M, N, 5], of logits [M, N, C] or [M, N, Q, C]."""
+    return features(queries(logits), labels[:, None]).mean(2)
 
 
 def gains(sets: Mapping[str, Tensor], members: Tensor, *, learner: Learner = logistic) -> dict[str, Audit]:
@@ -92,9 +106,5 @@ def gains(sets: Mapping[str, Tensor], members: Tensor, *, learner: Learner = log
     found = {}
     for last, name in enumerate(sets, start=1):
         table = torch.cat([column.double() for column in columns[:last]], 2)  # [M, N, F]
-        found[name] = in_turn("learned", partial(_learn_rows, table, members, learner), members)
+        found[name] = in_turn("learned", partial(_learn, table, members, learner=learner), members)
     return found
-
-
-def _learn_rows(table: Tensor, members: Tensor, learner: Learner, rows: Tensor, target: int) -> Tensor:
-    return learn(table[rows], members[rows], target, learner=learner)

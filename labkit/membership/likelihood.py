@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from labkit.membership.rows import comparable, others, queries
-from labkit.membership.signals import log_odds
+from labkit.membership.rows import comparable, others
+from labkit.membership.signals import odds
 
 OWN = 64  # shadows a side from which on an image's own variance is better known than the pool's
 
@@ -92,7 +92,7 @@ def lira(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, spread
 
     Returns and errors are as for :func:`likelihood_ratio`.
     """
-    return likelihood_ratio(log_odds(queries(logits), labels[:, None]), members, target, spread=spread)
+    return likelihood_ratio(odds(logits, labels), members, target, spread=spread)
 
 
 def lira_offline(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, spread: Spread = by_number) -> Tensor:
@@ -100,7 +100,7 @@ def lira_offline(logits: Tensor, labels: Tensor, members: Tensor, target: int, *
 
     Args and errors are as for :func:`lira`; returns as :func:`surprise`.
     """
-    return surprise(log_odds(queries(logits), labels[:, None]), members, target, spread=spread)
+    return surprise(odds(logits, labels), members, target, spread=spread)
 
 
 def _moments(signal: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

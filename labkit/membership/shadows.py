@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.membership.rows import comparable, others, queries
-from labkit.membership.signals import log_probability
+from labkit.membership.rows import comparable, others
+from labkit.membership.signals import probability
 
 
 def rmia(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, gamma: float = 1.0) -> Tensor:
@@ -38,9 +38,14 @@ def rmia(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, gamma:
     Raises:
         ValueError: shapes that do not fit, gamma below 1, or no image at all that some shadows saw and others did not.
     """
+    return outranked(probability(logits, labels), members, target, gamma=gamma)
+
+
+def outranked(log_p: Tensor, members: Tensor, target: int, *, gamma: float = 1.0) -> Tensor:
+    """:func:`rmia` from log-probabilities [M, N] of each image's class under each model."""
     if gamma < 1:
         raise ValueError(f"gamma = {gamma} must be at least 1")
-    ratio = relative(_log_p(logits, labels), members, target)
+    ratio = relative(log_p, members, target)
     bar = ratio - math.log(gamma)
     return torch.searchsorted(ratio.sort().values, bar, right=True).double() / len(ratio)
 
@@ -73,13 +78,11 @@ def calibrated(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> 
     Returns:
         [N] float64, nats; 0 for an image without OUT shadows.
     """
-    log_p = _log_p(logits, labels)  # [M, N]
+    return easier(probability(logits, labels), members, target)
+
+
+def easier(log_p: Tensor, members: Tensor, target: int) -> Tensor:
+    """:func:`calibrated` from log-probabilities [M, N] of each image's class under each model."""
     signal, seen = others(log_p, members, target)
     difficulty = (signal * ~seen).sum(0) / (~seen).sum(0).clamp(min=1)  # [N]
     return torch.where((~seen).any(0), log_p[target] - difficulty, 0.0)
-
-
-def _log_p(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of the true class, averaged over queries as a probability: [M, N] float64."""
-    log_p = log_probability(queries(logits), labels[:, None])  # [M, N, Q]
-    return log_p.logsumexp(2) - math.log(log_p.shape[2])

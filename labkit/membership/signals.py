@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from labkit.membership.rows import queries
 
 FEATURES = ("loss", "confidence", "entropy", "margin", "correct")
 
@@ -50,6 +54,17 @@ def features(logits: Tensor, labels: Tensor) -> Tensor:
 def log_probability(logits: Tensor, labels: Tensor) -> Tensor:
     """Of the true class, in nats: [..., N] float64, from logits [..., N, C] and labels [N] int64."""
     return _true(logits.double().log_softmax(-1), labels)
+
+
+def probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """:func:`log_probability`, averaged over queries as a probability: [M, N], of logits [M, N, C] or [M, N, Q, C]."""
+    log_p = log_probability(queries(logits), labels[:, None])  # [M, N, Q]
+    return log_p.logsumexp(2) - math.log(log_p.shape[2])
+
+
+def odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """:func:`log_odds` of each query: [M, N, Q], of logits [M, N, C] or [M, N, Q, C]."""
+    return log_odds(queries(logits), labels[:, None])
 
 
 def full(logits: Tensor, labels: Tensor) -> Tensor:

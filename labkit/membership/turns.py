@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.membership.curves import Roc, accuracy_at, roc
+from labkit.workers import share
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def in_turn(
 
     Args:
         attack: its name.
-        score: ``(rows, target) -> [N]``: the attack on the model ``rows[target]``, its shadows being the other rows.
+        score: ``(rows, target) -> [N]``: the attack on the model ``rows[target]``, its shadows being the other rows; on
+            any device, and in several threads at once.
         members: bool [M, N], M at least 4.
         shadows: a target, 3 to M - 1; by default all others.
 
@@ -64,13 +66,15 @@ def in_turn(
     count = len(members) - 1 if shadows is None else shadows
     if not 3 <= count < len(members):
         raise ValueError(f"{count} shadows of {len(members)} models: need 3 at least, and a model that is none of them")
-    scores, thresholds = [], []
-    for target in range(len(members)):
+
+    def one(target: int) -> tuple[Tensor, float]:
         rows = torch.arange(target, target + count + 1) % len(members)  # the target, and the models after it
-        scores.append(score(rows, 0).double())
         rest = rows[1:]
-        thresholds.append(roc(score(rest, 0), members[rest[0]]).best_threshold)
-    return Audit(attack, torch.stack(scores), members, thresholds)
+        return score(rows, 0).double().cpu(), roc(score(rest, 0), members[rest[0]]).best_threshold
+
+    # Whatever computes the scores, sorting them and learning from them is a core's work.
+    scores, thresholds = zip(*share(one, range(len(members)), torch.device("cpu")), strict=True)
+    return Audit(attack, torch.stack(scores), members, list(thresholds))
 
 
 def exposure(audit: Audit) -> Tensor:

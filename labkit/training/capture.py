@@ -54,6 +54,24 @@ def captured(step: Step, generators: Sequence[torch.Generator]) -> Step:
     return run
 
 
+def abreast(works: Sequence[Callable[[], Tensor]], streams: Sequence[torch.cuda.Stream]) -> list[Tensor]:
+    """What each work gives, in order: each on a stream of its own, or one after another where there are none.
+
+    A small model leaves most of a GPU idle. The streams part from the current one and join it again, so that a step
+    can be captured with all of them, and what works made may be used as if they had run here.
+    """
+    if not streams:
+        return [work() for work in works]
+    here, found = torch.cuda.current_stream(), []
+    for work, stream in zip(works, streams, strict=True):
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            found.append(work())
+    for stream in streams:
+        here.wait_stream(stream)
+    return found
+
+
 def _record(
     step: Step, generators: Sequence[torch.Generator], batch: Tensor, rate: Tensor
 ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:

@@ -62,8 +62,8 @@ def train_heads(
     more than one epsilon.
 
     Args:
-        features: [N, D] float32; an example's row depends on that example alone.
-        labels: [N] int64.
+        features: [N, D] float32, on the device to train on; an example's row depends on that example alone.
+        labels: [N] int64, there too.
         heads: M, which agree in ``sample_rate`` and ``steps``.
         seed: of batches and noise.
         classes: C.
@@ -86,17 +86,18 @@ def train_heads(
     pace = size([head.learning_rate / head.clip for head in heads]).repeat_interleave(classes)[:, None]
     first = [steps - max(1, round(head.tail * steps)) for head in heads]  # step from which weights are averaged
 
+    device = features.device
     theta = features.new_zeros(m * classes, d + 1)
     velocity, mean = torch.zeros_like(theta), torch.zeros_like(theta)
-    batches, draws = generator(seed, "batches"), [generator(seed, "noise", i) for i in range(m)]
+    batches, draws = generator(seed, "batches"), [generator(seed, "noise", i, device=device) for i in range(m)]
     squares = norms(features)  # [N]
     for step in range(steps):
-        chosen = (torch.rand(n, generator=batches) < rate).nonzero()[:, 0]
+        chosen = (torch.rand(n, generator=batches) < rate).nonzero()[:, 0].to(device)
         x, truth = features[chosen], F.one_hot(labels[chosen], classes).to(features)[:, None]  # [B, D], [B, 1, C]
         lack = _lack(x, theta, truth)  # [B, M, C]
         squared = lack.square().sum(2) * squares[chosen][:, None]  # [B, M]
         weight = (clip / squared.sqrt().clamp(min=1e-12)).clamp(max=1)[..., None]  # [B, M, 1]
-        total = noise * torch.cat([torch.randn(classes, d + 1, generator=draw) for draw in draws])
+        total = noise * torch.cat([torch.randn(classes, d + 1, generator=draw, device=device) for draw in draws])
         clipped = (lack * weight).flatten(1)  # [B, M C]
         total[:, :d].addmm_(clipped.T, x)
         total[:, d] += clipped.sum(0)
@@ -125,13 +126,13 @@ def private_mean(features: Tensor, bound: float, noise_multiplier: float, seed: 
         seed: of the noise.
 
     Returns:
-        [D] float32.
+        [D] float32, where the features are.
     """
-    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     for part in features.split(4096):
         total += (part * (bound / part.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)).sum(0).double()
     noise = torch.randn(len(total), generator=generator(seed, "mean"), dtype=torch.float64)
-    return ((total + noise_multiplier * bound * noise) / len(features)).float()
+    return ((total + noise_multiplier * bound * noise.to(total.device)) / len(features)).float()
 
 
 def norms(features: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A batch is computed in pieces, which a crew of threads shares on the CPU; the sum over pieces is taken in their order.
 So a model's parameters depend on the recipe, the data, its members and its seed, and not on how many cores or models
-worked beside it, bit for bit. On a GPU the batch is one piece, and a step is captured once and replayed.
+worked beside it, bit for bit. On a GPU the batch is one piece, each model has a stream of its own, and a step of all
+of them is captured once and replayed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from labkit.data import Dataset
 from labkit.device import derive, generator, training_dtype
-from labkit.training.capture import captured
+from labkit.training.capture import abreast, captured
 from labkit.training.dice import Dice
 from labkit.training.optimisers import OPTIMISERS, Average
 from labkit.training.regimes import Recipe
@@ -94,6 +96,10 @@ def fit(
     short = dtype != torch.float32
     networks = [network(derive(seed, "weights")) for seed in seeds]
     stack = Stack(networks, device, dtype if short else None)
+    # Batches of DP-SGD are large, and fill a GPU as batched products; others' models are faster side by side.
+    private = recipe.sample_rate is not None
+    lanes, groups = ([stack], [list(seeds)]) if private else (stack.alone(), [[seed] for seed in seeds])
+    streams = [torch.cuda.Stream(device) for _ in lanes] if device.type == "cuda" and len(lanes) > 1 else []
     mine = [row.nonzero()[:, 0] for row in members]
     steps = [recipe.steps(len(indices)) for indices in mine]
     update, course = OPTIMISERS[recipe.optimiser]
@@ -101,17 +107,25 @@ def fit(
     average = Average(stack.theta, recipe.average) if recipe.average else None
     # Each piece has its own: what it draws must not depend on which is computed first.
     whole = Dice(seeds, "batch", device=device)
-    each = [Dice(seeds, "piece", slot, device=device) for slot in range(_slots(recipe, members, piece))]
+    each = [
+        [Dice(group, "piece", slot, device=device) for group in groups]
+        for slot in range(_slots(recipe, members, piece))
+    ]
 
-    def add(part: tuple[Tensor, Dice]) -> Tensor:
-        chosen, dice = part  # [M, b]
+    def add(part: tuple[Tensor, list[Dice]]) -> Tensor:
+        rows, dice = part  # [M, b]
+        given = zip(lanes, rows.tensor_split(len(lanes)), dice, strict=True)
+        found = abreast([partial(of_lane, *its) for its in given], streams)
+        return torch.cat(found) if len(found) > 1 else found[0]  # [M, P]
+
+    def of_lane(lane: Stack, chosen: Tensor, dice: Dice) -> Tensor:
         images, labels = data.train.batch(chosen.clamp(min=0).flatten())
-        images = images.to(stack.theta.dtype)
+        images = images.to(lane.theta.dtype)
         labels = torch.where(chosen.flatten() < 0, -100, labels)
         if recipe.mirror:
             images = torch.where(dice.uniform(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
         with torch.autocast(device.type, dtype) if short else nullcontext():
-            return recipe.rule.add(stack, images, labels, dice)
+            return recipe.rule.add(lane, images, labels, dice)
 
     def step(batch: Tensor, rate: Tensor) -> None:
         """One step of all models: indices [M, B], -1 where there is none, and learning rates [M, 1]."""
@@ -126,7 +140,7 @@ def fit(
     def states() -> list[dict[str, Tensor]]:
         return stack.states(average.value() if average else None)
 
-    drawn_from = [g for dice in (whole, *each) for g in dice.generators]
+    drawn_from = [g for dice in (whole, *(die for slot in each for die in slot)) for g in dice.generators]
     run = captured(step, drawn_from) if device.type == "cuda" else step
     orders = [generator(seed, "batches") for seed in seeds]
     plans = [_batches(recipe, *of_model) for of_model in zip(mine, steps, orders, strict=True)]

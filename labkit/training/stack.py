@@ -153,14 +153,18 @@ class Stack(nn.Module):
     def __init__(
         self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ):
-        super().__init__()
-        self.shapes = {name: p.shape for name, p in networks[0].named_parameters()}
         rows = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
-        self.theta = torch.stack(rows).to(device)  # [M, P]
-        self.age = self.theta.new_zeros(len(networks), 1)
-        self._kept = self.theta.to(dtype or self.theta.dtype)  # theta itself where the type is the same
-        self.leaves = {name: part.requires_grad_() for name, part in self.unflatten(self._kept).items()}
-        self.network = deepcopy(networks[0]).to(device)
+        theta = torch.stack(rows).to(device)  # [M, P]
+        kept = theta.to(dtype or theta.dtype)  # theta itself where the type is the same
+        self._lay_out(networks[0], theta, kept, theta.new_zeros(len(networks), 1))
+
+    def _lay_out(self, plain: nn.Module, theta: Tensor, kept: Tensor, age: Tensor) -> None:
+        super().__init__()
+        self._plain = (plain,)  # out of sight: it is no module of the stack
+        self.shapes = {name: p.shape for name, p in plain.named_parameters()}
+        self.theta, self._kept, self.age = theta, kept, age
+        self.leaves = {name: part.requires_grad_() for name, part in self.unflatten(kept).items()}
+        self.network = deepcopy(plain).to(theta.device)
         swapped: dict[nn.Module, nn.Module] = {}  # a layer that is used twice is one layer still
         for name, layer in list(self.network.named_modules(remove_duplicate=False)):
             if any(True for _ in layer.parameters(recurse=False)):
@@ -188,6 +192,14 @@ class Stack(nn.Module):
             f"layer {name!r} ({layer}) has parameters, and how to stack it is known only for nn.Linear and nn.Conv2d "
             "without groups or dilation and with numeric zero padding; use those"
         )
+
+    def alone(self) -> list[Stack]:
+        """Each of the M models as a stack of its own, whose parameters are a row of this one's and move with them."""
+        parts = []
+        for m in range(len(self)):
+            parts.append(Stack.__new__(Stack))
+            parts[m]._lay_out(self._plain[0], self.theta[m : m + 1], self._kept[m : m + 1], self.age[m : m + 1])
+        return parts
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [M B, ...] to logits [M B, C]."""

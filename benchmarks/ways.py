@@ -9,12 +9,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.protocol import Result, against, in_turn, seconds
 from labkit import data
-from labkit.device import training_precision
+from labkit.device import training_dtype, training_precision
 from labkit.networks import build
 from labkit.training import LARGE, Adversarial, Mean, Recipe
+from labkit.training.capture import captured
+from labkit.training.dice import Dice
 from labkit.training.loop import fit
+from labkit.training.optimisers import AdamW
+from labkit.training.rules import Rule
 from labkit.training.schedule import WHOLE, one_a_core
+from labkit.training.stack import Stack
 from labkit.workers import Crew
+
+ON_CPU, ON_GPU = "a core a model (labkit's on a CPU)", "a stream a model (labkit's on a GPU)"
 
 
 class AllCores(Crew):
@@ -49,13 +56,14 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
             for index in seeds:
                 alone(AllCores(1), WHOLE, index)
 
-        def stacked() -> None:
+        def a_stream_a_model() -> None:
             fit(build, recipe, images, members, seeds, device, crew=AllCores(1), piece=WHOLE)  # noqa: B023
 
         candidates = {
-            "a core a model (labkit's on a CPU)": a_core_a_model,
+            ON_CPU: a_core_a_model,
             "one after another, all cores each": one_after_another,
-            "stacked as batched products (labkit's on a GPU)": stacked,
+            ON_GPU: a_stream_a_model,
+            "stacked as batched products": lambda rule=recipe.rule: _stacked(rule, images, models, device),
         }
         if regime == "standard":
             candidates["torch.func.vmap"] = lambda: _vmapped(images, models, device)
@@ -67,15 +75,33 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
                 usable[name] = way
             except Exception as error:  # a compiler that is not there is no reason to measure nothing
                 print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}", flush=True)
-        if device.type != "cpu":
-            usable.pop("a core a model (labkit's on a CPU)")
+        mine, other = (ON_CPU, ON_GPU) if device.type == "cpu" else (ON_GPU, ON_CPU)
+        usable.pop(other)
         taken = in_turn(usable, device, repeats)
-        mine = next(iter(usable)) if device.type == "cpu" else "stacked as batched products (labkit's on a GPU)"
         note = f"{models} models, {size:,} images each, batches of 128"
         results += [
             against(f"ways to train, {regime}", name, taken[mine], taken[name], note) for name in usable if name != mine
         ]
     return results, {}
+
+
+def _stacked(rule: Rule, images: data.Dataset, models: int, device: torch.device) -> None:
+    """One epoch of all models as one network, whose layers are batched matrix products over models."""
+    dtype = training_dtype(device)
+    stack = Stack([build(index) for index in range(models)], device, dtype if dtype != torch.float32 else None)
+    optimiser, dice = AdamW(stack.theta), Dice(range(models), device=device)
+
+    def step(batch: torch.Tensor, rate: torch.Tensor) -> None:
+        x, y = images.train.batch(batch.expand(models, -1).flatten())
+        with training_precision(device):
+            total = rule.add(stack, x, y, dice)
+        optimiser.step(rule.finish(total, torch.full_like(stack.age, len(batch)), dice), rate)
+        stack.renew()
+
+    run = captured(step, dice.generators) if device.type == "cuda" else step
+    rate = torch.full((models, 1), 3e-3, device=device)
+    for chosen in torch.randperm(len(images.train)).to(device).split(128):
+        run(chosen, rate)
 
 
 def _vmapped(images: data.Dataset, models: int, device: torch.device) -> None:

@@ -91,7 +91,7 @@ class Lab:
     # Trained models: from the store, or trained now.
 
     def classifiers(self, regime: str, eps: float | None = None) -> Ensemble:
-        """``seeds`` classifiers of a regime, watched on the test set after every epoch.
+        """``seeds`` classifiers of a regime, or ``robust_seeds``, watched on the test set after every epoch.
 
         Args:
             regime: without a radius, one of ``REGIMES``, trained on all training images; with one, one of ``DEFENCES``.
@@ -104,14 +104,14 @@ class Lab:
             epochs = {"standard": p.epochs, "pgd": p.pgd_epochs, "dp": p.dp_epochs}
             return self._train(REGIMES[regime](p, size, epochs[regime]), everyone, "classifiers", watch=True)
         held_out = self.validation
-        members = (~held_out).expand(p.seeds, -1)
+        members = (~held_out).expand(p.robust_seeds, -1)
         validation = held_out if held_out.any() else None
         return self._train(self._defence(regime, eps), members, "classifiers", watch=True, validation=validation)
 
     def defences(self) -> dict[tuple[str, float], Ensemble]:
         """Classifiers of every defence that the parameters ask for, at each radius.
 
-        On a CPU the kinds share the cores, and those with the most epochs begin, so that the cores end together.
+        The kinds share the hardware, and those with the most epochs begin, so that all end together.
         """
         p = self.params
         kinds = [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]

@@ -91,6 +91,7 @@ class Params(BaseModel):
         [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
     )
     fgsm_eps: Eps = Field(0.3, gt=0, description="radius of FGSM training, which is there to fail")
+    robust_seeds: Int = Field(1, ge=1, le=100, description="models a defence and radius, from different seeds")
     robust_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (defences)")
     robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
     robust_width: Float = Field(1.0, ge=0.25, le=4, description="channels of the defences' network, in the default's")
@@ -134,6 +135,7 @@ class Params(BaseModel):
     strong_steps: Int = Field(40, ge=1, le=1000, description="steps of the stronger PGD attack")
     strong_restarts: Int = Field(3, ge=1, le=100, description="restarts of the stronger PGD attack")
     tradeoff_eps: Eps = Field(0.1, gt=0, description="radius of the trade-off's robustness axis")
+    tradeoff_models: Int = Field(64, ge=4, le=1024, description="models of each kind in the trade-off, at most")
     tradeoff_size: Int = Field(500, ge=16, le=10_000, description="test images attacked, a model, in the trade-off")
 
     # Privacy (03, 06)

@@ -79,8 +79,8 @@ def white_box(
     stack, dice = Stack([network], device), Dice([derive(seed, "rule")], "canaries", device=device)
     mine, order = inserted.nonzero()[:, 0], generator(seed, "batches")
     towards = F.normalize(1 / CLASSES - F.one_hot(labels, CLASSES), dim=1).T  # [C, m], of the gradients at zero weights
-    absent, present = (torch.tensor(p, dtype=torch.float64).log() for p in (1 - sample_rate, sample_rate))
     scores = torch.zeros(canaries, dtype=torch.float64, device=device)
+    absent, present = (scores.new_tensor(p).log() for p in (1 - sample_rate, sample_rate))
     for _ in range(steps):
         batch = mine[torch.rand(len(mine), generator=order) < sample_rate].to(device)  # [B]
         total = torch.zeros(1, CLASSES * canaries, device=device)

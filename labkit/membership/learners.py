@@ -7,12 +7,12 @@ Shokri et al. (2017), with the features that later attacks added: all logits, th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from labkit.membership.rows import others, queries
@@ -63,15 +63,23 @@ def learn(seen_by: Tensor, members: Tensor, target: int, *, learner: Learner = l
 
 
 def _learn(seen_by: Tensor, members: Tensor, rows: Tensor, target: int, learner: Learner) -> Tensor:
-    """:func:`learn` on the models ``rows`` alone, among which ``target`` counts; a copy of what they saw would be large."""
+    """:func:`learn` on the models ``rows``, among which ``target`` counts; a copy of what they saw would be large."""
     _, seen = others(seen_by[rows, :, 0], members[rows], target)  # [K, N]
     shadows = rows[torch.arange(len(rows)) != target]  # [K]
     chosen = np.random.default_rng(target).permutation(seen.numel())[:ENOUGH]
     shadow, image = (torch.from_numpy(part) for part in np.divmod(chosen, seen.shape[1]))
     x = seen_by[shadows[shadow], image].numpy(force=True)  # [ENOUGH, F]
-    with threadpool_limits(1):  # targets have a core each
+    with _pools().limit(limits=1):  # targets have a core each
         attacker = learner().fit(x, seen[shadow, image].numpy(force=True))
         return torch.from_numpy(attacker.decision_function(seen_by[rows[target]].numpy(force=True)))
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """The threads of the libraries that a learner computes with, which takes long to find out."""
+    import sklearn.ensemble  # noqa: F401  its own are among them
+
+    return ThreadpoolController()
 
 
 def learned(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:

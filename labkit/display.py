@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from labkit.results import MIME, Check, Row, bundle
 
 MOST_OPEN = 10  # a longer table is folded away: its figures and sentences are what is read first
-_COLUMNS_LAST = ("value", "low", "high", "n", "interval")
+_COLUMNS_FIRST = ("model", "metric", "attack", "eps")
 
 
 def _cell(value: Any) -> str:
@@ -29,9 +29,13 @@ def _cell(value: Any) -> str:
 def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     """An HTML table of rows; columns in which every row is silent are left out, and one word of all is said once."""
     names = list(dict.fromkeys(name for d in dicts for name in d))
-    names = [n for n in names if n not in _COLUMNS_LAST] + [n for n in _COLUMNS_LAST if n in names]
     names = [n for n in names if any(d.get(n) is not None for d in dicts)]
-    figures = ("value", "low", "high")
+    figures, last = ("value", "low", "high"), ("n", "interval")
+    facts = [n for n in names if n not in figures + last]
+    # What only some rows have comes after the figures, which would else be pushed out of sight.
+    first = [n for n in facts if n in _COLUMNS_FIRST or all(d.get(n) is not None for d in dicts)]
+    rest = [n for n in facts if n not in first]
+    names = [n for n in (*first, *figures, *rest, *last) if n in names]
     same = [n for n in names if n not in figures and all(d.get(n) == dicts[0].get(n) for d in dicts[1:])]
     same = same if len(dicts) > 1 else []
     names = [n for n in names if n not in same]

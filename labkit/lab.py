@@ -111,7 +111,7 @@ class Lab:
     def defences(self) -> dict[tuple[str, float], Ensemble]:
         """Classifiers of every defence that the parameters ask for, at each radius.
 
-        The kinds share the hardware, and those with the most epochs begin, so that all end together.
+        On a CPU the kinds share the cores, and those with the most epochs begin, so that the cores end together.
         """
         p = self.params
         kinds = [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import cache
 from itertools import count, pairwise
 from typing import Any, TypeVar
 
@@ -26,7 +26,6 @@ PIECE = 64  # images a core computes at once: what fits its cache in float32
 LEAST = 16  # images below which a piece is not worth a core
 GPU_CHUNK = 4096  # images a GPU computes at once, until its memory says otherwise
 MOST_THREADS = 16  # beyond, the interpreter's lock is the limit
-ABREAST = 6  # long works that share a GPU, each of which leaves most of it idle
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -146,32 +145,22 @@ def spread(function: Callable[[slice], Result], n: int, device: torch.device) ->
 
 
 def share(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
-    """``[function(item) for item in items]``, each long work: they share a CPU's cores, or a GPU, a stream each."""
+    """``[function(item) for item in items]``, each long work: they share a CPU's cores, or take turns on a GPU.
+
+    Measured on a GPU, six trainings at once, a stream each, took as long as one after another.
+    """
     cores = torch.get_num_threads()
-    at_once = max(1, min(len(items), cores if device.type == "cpu" else ABREAST))
+    at_once = max(1, min(len(items), cores)) if device.type == "cpu" else 1
     if torch.cuda.is_initialized():
         _load_linalg()
-    with Crew(at_once, each=max(1, cores // at_once)) as crew:
-        return crew.map(function if device.type == "cpu" else partial(_on_a_stream, function), items)
+    with Crew(at_once, each=cores // at_once) as crew:
+        return crew.map(function, items)
 
 
 @cache
 def _load_linalg() -> None:
     """Of a GPU's linear algebra, a library that is loaded when it is first used: by one thread, or that fails."""
     torch.linalg.cholesky(torch.ones(1, 1, device="cuda"))
-
-
-def _on_a_stream(function: Callable[[Item], Result], item: Item) -> Result:
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        result = function(item)
-        stream.synchronize()
-    return result
-
-
-def beside() -> int:
-    """How many threads share the work that this thread does a part of, itself included."""
-    return crew.size if (crew := _CREW.get()) else 1
 
 
 def pieces(n: int) -> list[slice]:

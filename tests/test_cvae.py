@@ -135,6 +135,12 @@ def test_training_raises_the_elbo(trained):
     assert losses[-1] < losses[0]
 
 
+def test_one_epoch_is_enough():
+    images = torch.rand(10, 1, 28, 28, generator=draw(0))  # five images a half, one batch
+    found = fit(replace(TINY, epochs=1), images, torch.arange(10), split(10, draw(1)), seed=0)
+    assert found.history["bce_in"].isfinite().all()
+
+
 def test_images_that_are_out_do_not_touch_the_model(trained, digits):
     images = torch.where(trained.members[:, None, None, None], digits.train.images, 1.0)
     again = fit(TINY, images, digits.train.labels, trained.members, seed=3)

@@ -15,18 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from labkit import workers
 from labkit.data import Dataset, Split
 from labkit.networks import build
 from labkit.store import Store
 from labkit.training import Adversarial, Blend, Interval, Mean, Private, Recipe, Trades, milestones, schedule, train
 from labkit.training import loop as loop_module
-from labkit.training.capture import captured
+from labkit.training.capture import abreast, captured
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
 from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average
 from labkit.training.repeatable import cost_of_repeating
-from labkit.training.stack import Stack
+from labkit.training.stack import ALIGNED, Stack
 from labkit.workers import LEAST, PIECE, Crew, Stopped, pieces, share, spread
 
 CPU = torch.device("cpu")
@@ -267,6 +266,57 @@ def test_pieces_change_the_rounding_only(regime, in_float64):
     same(whole, pieces, rtol=1e-9, atol=1e-9)
 
 
+def test_a_stack_s_models_can_be_had_alone_and_move_with_it():
+    stack, x = Stack([build(m) for m in range(3)]), torch.rand(12, 1, 28, 28, generator=gen())
+    parts = stack.alone()
+    for _ in range(2):
+        apart = torch.cat([part(images) for part, images in zip(parts, x.split(4), strict=True)])
+        torch.testing.assert_close(apart, stack(x))
+        slopes = [part.gradient(part(images).sum()) for part, images in zip(parts, x.split(4), strict=True)]
+        torch.testing.assert_close(torch.cat(slopes), stack.gradient(stack(x).sum()))
+        stack.theta.add_(0.01)
+    stack.age.fill_(0.5)
+    assert [part.age.item() for part in parts] == [0.5] * 3
+    short = Stack([build(m) for m in range(2)], "cpu", torch.bfloat16)
+    part = short.alone()[1]
+    short.theta.mul_(2)
+    short.renew()
+    assert torch.equal(part.leaves["head.0.weight"][0], short.leaves["head.0.weight"][1])
+    assert part.theta.data_ptr() % ALIGNED == 0  # wherever the row
+
+
+@pytest.mark.parametrize("regime", ["standard", "pgd", "trades", "ibp"])
+def test_a_model_does_not_depend_on_those_beside_it(regime):
+    members = torch.ones(3, 150, dtype=torch.bool)
+    with Crew(1):  # a core: several may add up in any order
+        together = fitted(RECIPES[regime], members, [0, 1, 2])
+        (alone,) = fitted(RECIPES[regime], members[:1], [1])
+    same(together[1], alone)
+
+
+def test_streams_part_from_the_current_one_and_join_it(monkeypatch):
+    log = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream):
+        log.append(f"on {stream.name}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("here"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    works = [lambda m=m: torch.tensor(m) for m in range(2)]
+    assert abreast(works, [Stream("a"), Stream("b")]) == abreast(works, []) == [0, 1]
+    begun = ["a waits for here", "on a", "b waits for here", "on b"]
+    assert log == [*begun, "here waits for a", "here waits for b"]
+
+
 def test_the_cost_of_repeating_is_a_ratio_and_leaves_no_trace(monkeypatch):
     counted = []
     monkeypatch.setattr("labkit.training.repeatable.fit", lambda *args, **_: counted.append((len(args[4]), flag())))
@@ -387,7 +437,7 @@ def test_a_step_that_cannot_be_captured_goes_on_as_usual(monkeypatch, caplog):
     capturing = []
 
     @contextmanager
-    def recording(graph, capture_error_mode):
+    def recording(graph):
         capturing.append(graph)
         try:
             yield
@@ -505,12 +555,11 @@ def test_threads_of_a_crew_may_have_several_cores_each():
         assert crew.map(lambda _: (torch.get_num_threads(), Crew().size), range(4)) == [(3, 3)] * 4
 
 
-def test_long_work_shares_the_cores(monkeypatch):
+def test_long_work_shares_the_cores():
     with Crew(1, each=5):
         for items, cores in ((1, 5), (2, 2), (7, 1)):
             assert share(lambda _: torch.get_num_threads(), range(items), CPU) == [cores] * items
-        monkeypatch.setattr(workers, "_on_a_stream", lambda function, item: (function(item), workers.beside()))
-        assert share(lambda _: torch.get_num_threads(), range(2), torch.device("cuda")) == [(2, 2), (2, 2)]
+        assert share(lambda _: torch.get_num_threads(), range(2), torch.device("cuda")) == [5, 5]
         assert share(lambda _: None, [], CPU) == []
 
 

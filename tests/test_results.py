@@ -115,6 +115,9 @@ def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:
     display.show_rows(rows[:1])
     assert "In every row" not in shown[1]["text/html"]
     assert shown[1]["text/html"].count("<th") == 8 + 1  # columns, and thead
+    display.show_rows([row("pgd", "accuracy", 0.5, n=30), row("pgd", "robust_accuracy", 0.4, attack="pgd", steps=10)])
+    columns = re.findall(r"<th[^>]*>([^<]+)</th>", shown[2]["text/html"])
+    assert columns == ["metric", "attack", "value", "steps", "n"]  # what some rows lack comes after the figures
 
 
 @pytest.mark.parametrize(

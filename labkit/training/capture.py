@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ log = logging.getLogger(__name__)
 
 Step = Callable[[Tensor, Tensor], None]
 
-_ALONE = Lock()  # what other threads do meanwhile is no part of a capture, but another capture would be
 _WARM = 3  # steps taken as usual first: libraries choose their kernels and allocate their workspaces there
 
 
@@ -82,6 +80,6 @@ def _record(
     for draw in generators:
         graph.register_generator_state(draw)
     inputs = batch.clone(), rate.clone()
-    with _ALONE, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph):
         step(*inputs)
     return graph, *inputs

@@ -22,7 +22,7 @@ from labkit.training.loop import fit
 from labkit.training.regimes import Recipe
 from labkit.training.schedule import WAVE, Entry, Tick, one_a_core, side_by_side
 from labkit.training.watch import Network, Progress, predict, restored
-from labkit.workers import Crew, beside
+from labkit.workers import Crew
 
 LOSSES = "losses"  # in the store, beside a model's parameters
 
@@ -136,8 +136,7 @@ def train(
         see = {"watch": watch, "validation": held_out, "trace": trace}
         fitted = fit(network, recipe, data, rows, seeds, device, crew=crew, piece=piece, tick=tick, **see)
         shared = min(crew.size, math.ceil(recipe.batch_size / recipe.piece))  # cores that pieces of a batch occupy
-        others = beside() if device.type == "cuda" else 1  # kinds that share a GPU; on a CPU each has its core
-        seconds = (time.perf_counter() - start) * shared / others / len(indices)
+        seconds = (time.perf_counter() - start) * shared / len(indices)
         histories = [[asdict(p) for p in history] for history in fitted.histories]
         kept = [
             state | {LOSSES: torch.stack(noted)} if noted else state

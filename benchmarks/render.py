@@ -43,7 +43,11 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "epoch": "Both train the same small network, and nearly all of labkit's step is spent in its convolutions (see "
     "`limit`): what can be saved is what stands around them, which is little for a network chosen to be cheap. A "
     "processor's matrix units (AMX) stay mostly idle: the layers and the pieces of a batch are too small to fill them. "
-    "Two cores share a batch in halves: of a larger batch each computes more at once, with less to wait for.",
+    "Two cores share a batch in halves: of a larger batch each computes more at once, with less to wait for. On a GPU "
+    "the plain loop waits for its images, and for each step's launches and its `.item()`; labkit's images lie there, "
+    "and its step is one graph, whose kernels are small.",
+    "shadows": "On a GPU the models of a wave have a stream each in one captured step. Batches of small models make "
+    "small kernels: what `limit` says of the matrix units holds for 64 of them too.",
     "pgd": "On the standard model nearly every point falls within a few steps, and `withstand` leaves it alone from "
     "there on. On the PGD-trained one most points stand to the end, and a point that stands needs every step in "
     "float32 from any attack. So the ratio is bounded there by the share of points that fall; a cheap bf16 attack "

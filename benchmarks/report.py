@@ -94,12 +94,14 @@ def work_of(p: Params) -> dict[str, float]:
     test = min(p.attack_size or p.test_size, p.test_size)
     few = min(p.autoattack_size or test, test)
     strong = p.strong_steps * p.strong_restarts
-    trained = {d: p.seeds * len(p.robust_eps) for d in p.defences}  # models a defence
+    trained = {d: p.robust_seeds * len(p.robust_eps) for d in p.defences}  # models a defence
     attacked = p.seeds * 3 + sum(trained.values())  # chapter 2
     steps = attacked * test * len(p.attack_eps) * (1 + p.pgd_steps)
     steps += (3 + len(trained)) * few * len(p.autoattack_eps) * (1 + p.pgd_steps + strong)
     shadows = p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models
-    steps += 4 * min(shadows) * p.tradeoff_size * (p.pgd_steps + strong)  # chapter 6, and the mixtures
+    steps += (
+        4 * min(p.tradeoff_models, *shadows) * p.tradeoff_size * (p.pgd_steps + strong)
+    )  # chapter 6, and the mixtures
     steps += (3 + len(trained)) * min(few, 50) * 30 * 4  # distances to the boundary: steps, targets
     steps += p.shadow_models * p.distance_size * 20 * 3 + sum(shadows) * p.query_size * p.pgd_steps  # chapter 3
     quick = p.robust_epochs * trained.get("fgsm", 0) + p.ibp_epochs * trained.get("ibp", 0)

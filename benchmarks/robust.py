@@ -41,7 +41,7 @@ def judged(lab: Lab, count: int, *, test: bool) -> Tensor:
 @click.option("--test", is_flag=True, help="Test images, not those that were held out; what comes of it is kept.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A parameter; may be repeated.")
 def main(defence: str, eps: float, images: int, test: bool, changes: Sequence[str]) -> None:
-    given = read(FULL) | {"seeds": 1} | dict(parse_assignment(change) for change in changes)
+    given = read(FULL) | {"robust_seeds": 1} | dict(parse_assignment(change) for change in changes)
     lab = Lab(validate(given, "full profile and --set"))
     ensemble = lab.classifiers(defence, eps)
     accuracy, attacked = table(lab, ensemble.model(0), eps, images, test=test)

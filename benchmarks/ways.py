@@ -59,10 +59,10 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
         def a_stream_a_model() -> None:
             fit(build, recipe, images, members, seeds, device, crew=AllCores(1), piece=WHOLE)  # noqa: B023
 
+        mine = ON_CPU if device.type == "cpu" else ON_GPU
         candidates = {
-            ON_CPU: a_core_a_model,
+            mine: a_core_a_model if device.type == "cpu" else a_stream_a_model,
             "one after another, all cores each": one_after_another,
-            ON_GPU: a_stream_a_model,
             "stacked as batched products": lambda rule=recipe.rule: _stacked(rule, images, models, device),
         }
         if regime == "standard":
@@ -75,8 +75,6 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
                 usable[name] = way
             except Exception as error:  # a compiler that is not there is no reason to measure nothing
                 print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}", flush=True)
-        mine, other = (ON_CPU, ON_GPU) if device.type == "cpu" else (ON_GPU, ON_CPU)
-        usable.pop(other)
         taken = in_turn(usable, device, repeats)
         note = f"{models} models, {size:,} images each, batches of 128"
         results += [
@@ -100,7 +98,8 @@ def _stacked(rule: Rule, images: data.Dataset, models: int, device: torch.device
 
     run = captured(step, dice.generators) if device.type == "cuda" else step
     rate = torch.full((models, 1), 3e-3, device=device)
-    for chosen in torch.randperm(len(images.train)).to(device).split(128):
+    order = torch.randperm(len(images.train)).to(device)
+    for chosen in order[: len(order) // 128 * 128].split(128):
         run(chosen, rate)
 
 

@@ -91,7 +91,7 @@ class Lab:
     # Trained models: from the store, or trained now.
 
     def classifiers(self, regime: str, eps: float | None = None) -> Ensemble:
-        """``seeds`` classifiers of a regime, or ``robust_seeds``, watched on the test set after every epoch.
+        """``seeds`` classifiers of a regime, ``robust_seeds`` of a defence, watched on the test set after every epoch.
 
         Args:
             regime: without a radius, one of ``REGIMES``, trained on all training images; with one, one of ``DEFENCES``.

@@ -88,7 +88,7 @@ class Params(BaseModel):
         description="what is trained against a radius",
     )
     robust_eps: Annotated[list[Eps], BeforeValidator(_listed)] = Field(
-        [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains a model of its own"
+        [0.1], min_length=1, max_length=8, description="radii of defences, ascending; each trains models of its own"
     )
     fgsm_eps: Eps = Field(0.3, gt=0, description="radius of FGSM training, which is there to fail")
     robust_seeds: Int = Field(1, ge=1, le=100, description="models a defence and radius, from different seeds")

@@ -282,7 +282,9 @@ def test_a_stack_s_models_can_be_had_alone_and_move_with_it():
     short.theta.mul_(2)
     short.renew()
     assert torch.equal(part.leaves["head.0.weight"][0], short.leaves["head.0.weight"][1])
-    assert part.theta.data_ptr() % ALIGNED == 0  # wherever the row
+    apart = part.theta.data_ptr() - short.theta.data_ptr()
+    assert apart > 0
+    assert apart % (ALIGNED * part.theta.element_size()) == 0
 
 
 @pytest.mark.parametrize("regime", ["standard", "pgd", "trades", "ibp"])
@@ -315,6 +317,14 @@ def test_streams_part_from_the_current_one_and_join_it(monkeypatch):
     assert abreast(works, [Stream("a"), Stream("b")]) == abreast(works, []) == [0, 1]
     begun = ["a waits for here", "on a", "b waits for here", "on b"]
     assert log == [*begun, "here waits for a", "here waits for b"]
+
+    def fails():
+        raise OUT_OF_MEMORY("simulated")
+
+    log.clear()
+    with pytest.raises(OUT_OF_MEMORY):
+        abreast([works[0], fails, works[1]], [Stream(name) for name in "abc"])
+    assert log == [*begun, "here waits for a", "here waits for b"]  # those that began are joined all the same
 
 
 def test_the_cost_of_repeating_is_a_ratio_and_leaves_no_trace(monkeypatch):

@@ -33,14 +33,17 @@ class Attack:
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1.0 where the answer to the image itself is right: [M, N]."""
     return correct(queries(logits)[:, :, 0], labels)
 
 
 def _confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of the true class, of the image itself: [M, N] nats."""
     return log_probability(queries(logits)[:, :, 0], labels)
 
 
 def _own(signal: Tensor, members: Tensor, target: int) -> Tensor:
+    """The target's own row, [N]: an attack that needs no shadows."""
     return signal[target]
 
 

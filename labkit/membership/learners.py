@@ -7,12 +7,11 @@ Shokri et al. (2017), with the features that later attacks added: all logits, th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from labkit.membership.rows import others, queries
@@ -69,17 +68,8 @@ def _learn(seen_by: Tensor, members: Tensor, rows: Tensor, target: int, learner:
     chosen = np.random.default_rng(target).permutation(seen.numel())[:ENOUGH]
     shadow, image = (torch.from_numpy(part) for part in np.divmod(chosen, seen.shape[1]))
     x = seen_by[shadows[shadow], image].numpy(force=True)  # [ENOUGH, F]
-    with _pools().limit(limits=1):  # targets have a core each
-        attacker = learner().fit(x, seen[shadow, image].numpy(force=True))
-        return torch.from_numpy(attacker.decision_function(seen_by[rows[target]].numpy(force=True)))
-
-
-@cache
-def _pools() -> ThreadpoolController:
-    """The threads of the libraries that a learner computes with, which takes long to find out."""
-    import sklearn.ensemble  # noqa: F401  its own are among them
-
-    return ThreadpoolController()
+    attacker = learner().fit(x, seen[shadow, image].numpy(force=True))
+    return torch.from_numpy(attacker.decision_function(seen_by[rows[target]].numpy(force=True)))
 
 
 def learned(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:
@@ -111,6 +101,7 @@ def gains(sets: Mapping[str, Tensor], members: Tensor, *, learner: Learner = log
         By the name of the set that came last; compare their AUCs.
     """
     columns = [part[..., None] if part.ndim == 2 else part for part in sets.values()]
+    learner()  # imports what it needs: in_turn limits the threads of what is there
     found = {}
     for last, name in enumerate(sets, start=1):
         table = torch.cat([column.double() for column in columns[:last]], 2)  # [M, N, F]

@@ -42,7 +42,7 @@ def rmia(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, gamma:
 
 
 def outranked(log_p: Tensor, members: Tensor, target: int, *, gamma: float = 1.0) -> Tensor:
-    """:func:`rmia` from log-probabilities [M, N] of each image's class under each model."""
+    """:func:`rmia` from log-probabilities [M, N] of each image's class under each model; returns and errors are its."""
     if gamma < 1:
         raise ValueError(f"gamma = {gamma} must be at least 1")
     ratio = relative(log_p, members, target)
@@ -82,7 +82,7 @@ def calibrated(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> 
 
 
 def easier(log_p: Tensor, members: Tensor, target: int) -> Tensor:
-    """:func:`calibrated` from log-probabilities [M, N] of each image's class under each model."""
+    """:func:`calibrated` from log-probabilities [M, N] of each image's class under each model; returns as it does."""
     signal, seen = others(log_p, members, target)
     difficulty = (signal * ~seen).sum(0) / (~seen).sum(0).clamp(min=1)  # [N]
     return torch.where((~seen).any(0), log_p[target] - difficulty, 0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from labkit.membership.curves import Roc, accuracy_at, roc
@@ -67,13 +68,17 @@ def in_turn(
     if not 3 <= count < len(members):
         raise ValueError(f"{count} shadows of {len(members)} models: need 3 at least, and a model that is none of them")
 
+    pools = ThreadpoolController()  # targets have a core each: libraries must not start threads of their own
+
     def one(target: int) -> tuple[Tensor, float]:
         rows = torch.arange(target, target + count + 1) % len(members)  # the target, and the models after it
         rest = rows[1:]
-        return score(rows, 0).double().cpu(), roc(score(rest, 0), members[rest[0]]).best_threshold
+        with pools.limit(limits=1, user_api="openmp"):  # of this thread
+            return score(rows, 0).double().cpu(), roc(score(rest, 0), members[rest[0]]).best_threshold
 
-    # Whatever computes the scores, sorting them and learning from them is a core's work.
-    scores, thresholds = zip(*share(one, range(len(members)), torch.device("cpu")), strict=True)
+    with pools.limit(limits=1, user_api="blas"):  # of all threads
+        # Whatever computes the scores, sorting them and learning from them is a core's work.
+        scores, thresholds = zip(*share(one, range(len(members)), torch.device("cpu")), strict=True)
     return Audit(attack, torch.stack(scores), members, list(thresholds))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -62,12 +63,20 @@ def abreast(works: Sequence[Callable[[], Tensor]], streams: Sequence[torch.cuda.
     """
     if not streams:
         return [work() for work in works]
-    here, found = torch.cuda.current_stream(), []
-    for work, stream in zip(works, streams, strict=True):
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            found.append(work())
-    for stream in streams:
+    here, found, begun = torch.cuda.current_stream(), [], []
+    try:
+        for work, stream in zip(works, streams, strict=True):
+            stream.wait_stream(here)
+            begun.append(stream)
+            with torch.cuda.stream(stream):
+                found.append(work())
+    except BaseException:
+        # A capture that ends with streams at large would hide the error: out of memory is not "cannot be captured".
+        for stream in begun:
+            with suppress(RuntimeError):
+                here.wait_stream(stream)
+        raise
+    for stream in begun:
         here.wait_stream(stream)
     return found
 

@@ -153,7 +153,7 @@ def train(
     if device.type == "cpu":
         one_a_core(make, keep, missing, tick)
     else:
-        # What stands beside a model decides how its sums are rounded.
+        # What stands beside a model of DP-SGD decides how its sums are rounded.
         side_by_side(make, keep, missing, tick, at_once=1 if common["deterministic"] else WAVE)
     noted = [state.pop(LOSSES, torch.empty(0, len(data.train))) for state, _ in entries]
     return Ensemble(

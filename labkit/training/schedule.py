@@ -39,8 +39,8 @@ def one_a_core(make: Make, keep: Keep, indices: Sequence[int], tick: Tick) -> No
 
 
 def side_by_side(make: Make, keep: Keep, indices: Sequence[int], tick: Tick, at_once: int = WAVE) -> None:
-    """Models stacked, ``at_once`` of them, each wave kept as it ends; where memory runs out, half as many, then in half
-    the piece.
+    """Models side by side, ``at_once`` of them, each wave kept as it ends; where memory runs out, half as many, then in
+    half the piece.
 
     Raises:
         torch.OutOfMemoryError: one image of one model is too much.

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Passed = tuple["StackedConv2d | StackedLinear", Tensor, Tensor]  # a layer, what went in, what came out
-ALIGNED = 64  # numbers; the address of a row is a multiple of their size
+ALIGNED = 64  # numbers; rows of parameters are a multiple of so many apart
 _TAPE: ContextVar[list[Passed] | None] = ContextVar("tape", default=None)  # of this thread
 
 
@@ -136,7 +136,7 @@ class StackedConv2d(_Stacked):
 
 
 def _aligned(rows: Tensor) -> Tensor:
-    """A copy of [M, P] whose rows begin where kernels like to read; elsewhere they are slower, or sum otherwise."""
+    """A copy of [M, P], each row as well aligned as the first: elsewhere kernels are slower, or sum in other orders."""
     size = rows.shape[1]
     wide = rows.new_empty(len(rows), math.ceil(size / ALIGNED) * ALIGNED)[:, :size]
     return wide.copy_(rows)

@@ -99,9 +99,8 @@ def work_of(p: Params) -> dict[str, float]:
     steps = attacked * test * len(p.attack_eps) * (1 + p.pgd_steps)
     steps += (3 + len(trained)) * few * len(p.autoattack_eps) * (1 + p.pgd_steps + strong)
     shadows = p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models
-    steps += (
-        4 * min(p.tradeoff_models, *shadows) * p.tradeoff_size * (p.pgd_steps + strong)
-    )  # chapter 6, and the mixtures
+    each = min(p.tradeoff_models, *shadows)  # models a kind in chapter 6, mixtures too
+    steps += 4 * each * p.tradeoff_size * (p.pgd_steps + strong)
     steps += (3 + len(trained)) * min(few, 50) * 30 * 4  # distances to the boundary: steps, targets
     steps += p.shadow_models * p.distance_size * 20 * 3 + sum(shadows) * p.query_size * p.pgd_steps  # chapter 3
     quick = p.robust_epochs * trained.get("fgsm", 0) + p.ibp_epochs * trained.get("ibp", 0)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from labkit.results import MIME, Check, Row, bundle
 
 MOST_OPEN = 10  # a longer table is folded away: its figures and sentences are what is read first
-_COLUMNS_FIRST = ("model", "metric", "attack", "eps")
+_COLUMNS_FIRST = ("model", "metric", "attack", "eps", "fpr")
 
 
 def _cell(value: Any) -> str:

@@ -126,8 +126,9 @@ def fit(
     order = generator(seed, "order")
     noise = generator(seed, "noise", device=images.device)
     on_gpu = images.device.type == "cuda"
+    weights = list(model.parameters())
     pace = images.new_zeros(())  # the learning rate, as a tensor: a captured step reads it anew
-    optimiser = torch.optim.AdamW(model.parameters(), pace, fused=True, capturable=on_gpu)
+    optimiser = torch.optim.AdamW(weights, pace, fused=True, capturable=on_gpu)
 
     def step(chosen: Tensor, rate: Tensor) -> None:
         """One step on the images of indices [B], at a learning rate []."""
@@ -141,7 +142,6 @@ def fit(
         pace.copy_(rate)
         optimiser.step()
 
-    weights = list(model.parameters())
     run = captured(step, [noise]) if on_gpu else step
     steps = recipe.epochs * math.ceil(len(inside) / recipe.batch_size)
     rates = iter(recipe.learning_rate * images.new_tensor([warm_cosine(t, steps) for t in range(steps)]))

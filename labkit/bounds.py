@@ -88,18 +88,19 @@ def worst_logits(
     weight, bias = (p if p is None else p.to(images.dtype) for p in (layers[-1].weight, layers[-1].bias))
     if weight.ndim == 2:
         weight, bias = weight[None], None if bias is None else bias[None]
-    models, classes = len(weight), weight.shape[1]
+    models, classes = weight.shape[:2]
     centre, radius = (part.unflatten(0, (models, -1)) for part in (centre, radius))  # [M, B, K]
-    true = labels.clamp(min=0).view(models, -1)  # [M, B]
-    each = torch.arange(models, device=labels.device)[:, None]
-    apart = weight[:, None] - weight[each, true][:, :, None]  # [M, B, C, K]
-    worst = (apart @ centre[..., None] + apart.abs() @ radius[..., None])[..., 0]  # [M, B, C]
-    if bias is not None:
-        worst = worst + bias[:, None] - bias[each, true][..., None]
+    true = labels.clamp(min=0).view(models, -1, 1)  # [M, B, 1]
+    logits = centre @ weight.mT  # [M, B, C]
+    logits = logits if bias is None else logits + bias[:, None]
+    # Of every pair of classes, for all images at once; the pairs of each image's own class would be C K numbers of it.
+    apart = (weight[:, None] - weight[:, :, None]).abs().flatten(1, 2)  # [M, C C, K]
+    reach = (radius @ apart.mT).unflatten(2, (classes, classes))  # [M, B, C, C], by class and other class
+    worst = logits - logits.gather(2, true) + reach.take_along_dim(true[..., None], 2)[:, :, 0]  # [M, B, C]
     if rounding:
         size = (centre.abs() + radius) @ weight.abs().mT  # [M, B, C]
         size = size if bias is None else size + bias[:, None].abs()
-        worst = worst + _most(weight.shape[2], rounding) * (size + size.gather(2, true[..., None]))
+        worst = worst + _most(weight.shape[2], rounding) * (size + size.gather(2, true))
     worst = worst.view(-1, classes)
     return worst.scatter(1, labels.clamp(min=0)[:, None], 0.0)
 

@@ -81,14 +81,19 @@ class Split:
         """The same images, each left to right."""
         return Split(self.pixels.flip(3), self.labels)
 
+    def chosen(self, indices: Tensor) -> Split:
+        """Those of ``indices``: [B] integers, or [N] booleans; on any device."""
+        indices = indices.to(self.labels.device)
+        return Split(self.pixels[indices], self.labels[indices])
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 1, 28, 28] float32 in [0, 1] and labels [B], made on the device.
 
         Args:
-            indices: [B] integers, or [N] booleans; on any device.
+            indices: as for :meth:`chosen`.
         """
-        indices = indices.to(self.labels.device)
-        return self.pixels[indices].float() / 255, self.labels[indices]
+        found = self.chosen(indices)
+        return found.images, found.labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +165,7 @@ def _part(split: Split, size: int | None, draw: torch.Generator) -> Split:
     if size is None or size >= len(split):
         return split
     chosen = torch.randperm(len(split), generator=draw)[:size]
-    return Split(split.pixels[chosen], split.labels[chosen])
+    return split.chosen(chosen)
 
 
 def _digits() -> tuple[Split, Split]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -93,6 +93,8 @@ class Lab:
     def classifiers(self, regime: str, eps: float | None = None) -> Ensemble:
         """``seeds`` classifiers of a regime, ``robust_seeds`` of a defence, watched on the test set after every epoch.
 
+        In large pieces, for a core a model: :meth:`at_once` has others beside it.
+
         Args:
             regime: without a radius, one of ``REGIMES``, trained on all training images; with one, one of ``DEFENCES``.
             eps: the l-infinity radius that is trained against. :attr:`validation` images are then held out, robust
@@ -102,28 +104,26 @@ class Lab:
         if eps is None:
             everyone = torch.ones(p.seeds, size, dtype=torch.bool)
             epochs = {"standard": p.epochs, "pgd": p.pgd_epochs, "dp": p.dp_epochs}
-            return self._train(REGIMES[regime](p, size, epochs[regime]), everyone, "classifiers", watch=True)
+            recipe = replace(REGIMES[regime](p, size, epochs[regime]), piece=LARGE)
+            return self._train(recipe, everyone, "classifiers", watch=True)
         held_out = self.validation
         members = (~held_out).expand(p.robust_seeds, -1)
         validation = held_out if held_out.any() else None
-        return self._train(self._defence(regime, eps), members, "classifiers", watch=True, validation=validation)
+        recipe = replace(DEFENCES[regime](p, int(members[0].sum()), eps), piece=LARGE)
+        return self._train(recipe, members, "classifiers", watch=True, validation=validation)
 
-    def defences(self) -> dict[tuple[str, float], Ensemble]:
-        """Classifiers of every defence that the parameters ask for, at each radius.
-
-        On a CPU the kinds share the cores, and those with the most epochs begin, so that the cores end together.
-        """
+    @property
+    def defences(self) -> list[tuple[str, float]]:
+        """What :meth:`classifiers` takes: every defence that the parameters ask for, at each radius."""
         p = self.params
-        kinds = [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]
-        ordered = sorted(kinds, key=lambda kind: self._defence(*kind).epochs, reverse=True)
-        found = share(lambda kind: self.classifiers(*kind), ordered, self.device)
-        made = dict(zip(ordered, found, strict=True))
-        return {kind: made[kind] for kind in kinds}
+        return [(d, eps) for d in p.defences for eps in ([p.fgsm_eps] if d == "fgsm" else p.robust_eps)]
 
-    def _defence(self, regime: str, eps: float) -> Recipe:
-        """In large pieces, for a core a model: :meth:`defences` has others beside it."""
-        members = len(self.data.train) - int(self.validation.sum())
-        return replace(DEFENCES[regime](self.params, members, eps), piece=LARGE)
+    def at_once(self, *works: Callable[[], Any]) -> list[Any]:
+        """What long works return that do not need each other: on a CPU each has a core, on a GPU they take turns.
+
+        They begin in their order: the cores end together where the last one is short.
+        """
+        return share(lambda work: work(), works, self.device)
 
     @cached_property
     def validation(self) -> Tensor:

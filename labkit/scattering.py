@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,9 @@ def _turns(omega: Tensor) -> list[Tensor]:
 
 def _folded(spectrum: Tensor, step: int) -> Tensor:
     """[..., S, S] to [..., S/step, S/step]: frequencies that the coarser grid cannot tell apart, added."""
-    return spectrum.unflatten(-1, (step, -1)).sum(-2).unflatten(-2, (step, -1)).sum(-3) if step > 1 else spectrum
+    for axis in (-1, -2):
+        spectrum = reduce(torch.add, spectrum.chunk(step, axis))
+    return spectrum
 
 
 def _subsampled(spectrum: Tensor, step: int) -> Tensor:

@@ -13,6 +13,7 @@ from scipy import stats
 from labkit.canaries import (
     BatchClipped,
     curve_lower_bound,
+    dirac,
     gaussian_lower_bound,
     lower_bound,
     mislabelled,
@@ -27,6 +28,7 @@ from labkit.intervals import clopper_pearson
 from labkit.membership import dp_region
 from labkit.training import Private, epsilon, noise_multiplier
 from labkit.training.accounting import gaussian_epsilon
+from labkit.workers import Crew
 
 DELTA = 1e-5
 RATE, STEPS = 8192 / 60_000, 60
@@ -132,6 +134,23 @@ def test_one_step_without_sampling_is_a_gaussian_mechanism():
     gap = played.scores[played.inserted].mean() - played.scores[~played.inserted].mean()
     assert gap.item() == pytest.approx(1.0, abs=0.1)  # mu^2, mu = 1 / sigma
     assert played.scores[played.inserted].std().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_canaries_of_several_trainings_are_seen_as_those_of_one(monkeypatch):
+    claim = Private(0.5, 1.0, 3000)
+    monkeypatch.setattr(dirac, "BLOCK", 700)
+    found = []
+    for cores in (1, 2):
+        with Crew(1, each=cores):
+            found.append(white_box(claim, claim, sample_rate=1.0, steps=1, canaries=3000, seed=0))
+    assert torch.equal(found[0].scores, found[1].scores)  # whatever is played beside a block
+    assert torch.equal(found[0].inserted, found[1].inserted)
+    for block in range(0, 3000, 700):
+        scores, inserted = (part[block : block + 700] for part in (found[0].scores, found[0].inserted))
+        gap = scores[inserted].mean() - scores[~inserted].mean()
+        assert gap.item() == pytest.approx(1.0, abs=4 * (4 / len(scores)) ** 0.5)  # four standard errors
+    first, second = (found[0].scores[part] for part in (slice(700), slice(700, 1400)))
+    assert not torch.allclose(first, second)  # noise of their own
 
 
 @pytest.mark.parametrize("broken", ["a tenth of the noise", "batch clipping"])

@@ -1,6 +1,7 @@
 """Defences against one radius: their gradients against naive ones, what is kept, what is proved."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -256,13 +257,15 @@ def test_the_lab_trains_a_defence_at_a_radius(regime, tmp_path):
 
 def test_defences_trained_at_once_are_what_each_is_alone(tmp_path):
     p = small(defences=["fgsm", "ibp", "pgd"], robust_eps=[0.1, 0.2], fgsm_eps=0.3)
-    found = Lab(p, Store(tmp_path / "together")).defences()
-    assert list(found) == [("fgsm", 0.3), ("ibp", 0.1), ("ibp", 0.2), ("pgd", 0.1), ("pgd", 0.2)]
+    lab = Lab(p, Store(tmp_path / "together"))
+    kinds = lab.defences
+    assert kinds == [("fgsm", 0.3), ("ibp", 0.1), ("ibp", 0.2), ("pgd", 0.1), ("pgd", 0.2)]
+    found = lab.at_once(*(partial(lab.classifiers, *kind) for kind in kinds))
     lab = Lab(p, Store(tmp_path / "alone"))
-    for kind, ensemble in found.items():
+    for kind, ensemble in zip(kinds, found, strict=True):
         alone = lab.classifiers(*kind)
         assert all(torch.equal(part, alone.states[0][name]) for name, part in ensemble.states[0].items())
-    assert Lab(small(defences=[]), Store(tmp_path)).defences() == {}
+    assert Lab(small(defences=[]), Store(tmp_path)).defences == []
 
 
 def test_without_validation_the_last_state_is_kept(tmp_path):

@@ -18,10 +18,11 @@ from labkit.device import derive, generator
 from labkit.training.dice import Dice
 from labkit.training.rules import Private, Rule
 from labkit.training.stack import Stack
-from labkit.workers import chunk
+from labkit.workers import chunk, share
 
 CLASSES = 10
 LENGTH = 10.0  # of a canary, in clipping bounds: its gradient is far too long unless it is clipped
+BLOCK = 5000  # canaries of one training: each costs as much as its layer is wide
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ def white_box(
     log-likelihood ratio under the claim: in the direction of its gradient, in clipping bounds, a batch's sum is
     N(0, sigma^2) without it, and with it N(1, sigma^2) at the sampling rate.
 
+    Every :data:`BLOCK` of canaries has a training of its own. What is promised of each training is promised of all of
+    them together, since no example is in two (parallel composition).
+
     Args:
         rule: what is audited, e.g. ``recipe.rule``.
         claim: the rule that it claims to be.
@@ -73,7 +77,19 @@ def white_box(
     """
     device = torch.device(device)
     inserted, labels = coins(canaries, seed)
-    labels = labels.to(device)
+
+    def played(block: int) -> Tensor:
+        part, its_seed = slice(block, block + BLOCK), derive(seed, "block", block)
+        return _scores(rule, claim, inserted[part], labels[part].to(device), sample_rate, steps, its_seed)
+
+    return Played(torch.cat(share(played, range(0, canaries, BLOCK), device)), inserted)
+
+
+def _scores(
+    rule: Rule, claim: Private, inserted: Tensor, labels: Tensor, sample_rate: float, steps: int, seed: int
+) -> Tensor:
+    """Of the canaries of one training, on the CPU: [m] float64; ``labels`` are where the rule is to work."""
+    canaries, device = len(labels), labels.device
     network = nn.Linear(canaries, CLASSES, bias=False)
     nn.init.zeros_(network.weight)
     stack, dice = Stack([network], device), Dice([derive(seed, "rule")], "canaries", device=device)
@@ -91,7 +107,7 @@ def white_box(
         given = rule.finish(total, torch.tensor([[len(batch)]], device=device), dice).view(CLASSES, canaries)
         found = (given * towards).sum(0).double() * claim.expected_batch / claim.clip  # [m]
         scores += torch.logaddexp(absent, present + (found - 0.5) / claim.noise_multiplier**2)
-    return Played(scores.cpu(), inserted)
+    return scores.cpu()
 
 
 @dataclass(frozen=True)

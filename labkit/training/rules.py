@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -108,12 +107,11 @@ class Trades:
     steps: int
 
     def add(self, stack: Stack, images: Tensor, labels: Tensor, dice: Dice) -> Tensor:
-        with torch.no_grad():
-            clean = stack(images).softmax(1)  # [M B, C]
+        clean = stack(images)  # [M B, C]
         # Cross-entropy with a fixed prediction as its target differs from the divergence by a constant.
-        start = _somewhere(images, self.eps, dice)
-        attacked = ascend(stack, images, clean, self.eps, self.steps, 1.5 * self.eps / self.steps, start)
-        clean, moved = stack(images), stack(attacked)  # [M B, C]
+        held, start = clean.detach().softmax(1), _somewhere(images, self.eps, dice)
+        attacked = ascend(stack, images, held, self.eps, self.steps, 1.5 * self.eps / self.steps, start)
+        moved = stack(attacked)  # [M B, C]
         loss = F.cross_entropy(clean, labels, reduction="sum")
         apart = F.kl_div(moved.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)  # [M B]
         return stack.gradient(loss + self.beta * (apart * (labels >= 0)).sum())

@@ -73,7 +73,7 @@ def look(
     """
     model = restored(network, state)
     figures = []
-    for split in (_chosen(data, mine[: len(data.test)]), data.test):
+    for split in (data.train.chosen(mine[: len(data.test)]), data.test):
         logits = predict(model, split)
         figures += [
             F.cross_entropy(logits, split.labels).item(),
@@ -81,7 +81,7 @@ def look(
         ]
     if validation is None or eps is None:
         return Progress(epoch, *figures)
-    held_out = _chosen(data, validation)
+    held_out = data.train.chosen(validation)
     images, labels = held_out.batch(torch.arange(len(held_out), device=held_out.labels.device))
     stand = (
         correct(model, images, labels),
@@ -102,11 +102,6 @@ def losses(network: Network, state: dict[str, Tensor], split: Split) -> Tensor:
     """
     logits = predict(restored(network, state), split).double()
     return F.cross_entropy(logits, split.labels, reduction="none").float()
-
-
-def _chosen(data: Dataset, indices: Tensor) -> Split:
-    indices = indices.to(data.train.labels.device)
-    return Split(data.train.pixels[indices], data.train.labels[indices])
 
 
 def restored(network: Network, state: dict[str, Tensor]) -> nn.Module:

@@ -93,7 +93,7 @@ def worst_logits(
     true = labels.clamp(min=0).view(models, -1, 1)  # [M, B, 1]
     logits = centre @ weight.mT  # [M, B, C]
     logits = logits if bias is None else logits + bias[:, None]
-    # Of every pair of classes, for all images at once; the pairs of each image's own class would be C K numbers of it.
+    # Of every pair of classes, once for all images: those with an image's own class would be C K numbers an image.
     apart = (weight[:, None] - weight[:, :, None]).abs().flatten(1, 2)  # [M, C C, K]
     reach = (radius @ apart.mT).unflatten(2, (classes, classes))  # [M, B, C, C], by class and other class
     worst = logits - logits.gather(2, true) + reach.take_along_dim(true[..., None], 2)[:, :, 0]  # [M, B, C]

@@ -151,6 +151,8 @@ def test_canaries_of_several_trainings_are_seen_as_those_of_one(monkeypatch):
         assert gap.item() == pytest.approx(1.0, abs=4 * (4 / len(scores)) ** 0.5)  # four standard errors
     first, second = (found[0].scores[part] for part in (slice(700), slice(700, 1400)))
     assert not torch.allclose(first, second)  # noise of their own
+    for canaries in (700, 701):  # the last one has a training to itself
+        assert white_box(claim, claim, sample_rate=0.5, steps=3, canaries=canaries, seed=0).scores.shape == (canaries,)
 
 
 @pytest.mark.parametrize("broken", ["a tenth of the noise", "batch clipping"])

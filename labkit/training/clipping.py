@@ -100,7 +100,7 @@ def clipped_sum(stack: Stack, images: Tensor, labels: Tensor, clip: float) -> Te
             g = (weight[:, None, None] * g).unflatten(0, (models, -1)).transpose(1, 2).flatten(2)  # [M, O, B T]
             summed = g @ a.reshape(models, -1, a.shape[2])  # [M, O, K]
         else:
-            summed = weight.view(models, 1, -1) @ kept.view(models, -1, kept[0].numel())  # [M, 1, O K]
+            summed = weight.view(models, 1, -1) @ kept.view(models, -1, kept.shape[1:].numel())  # [M, 1, O K]
         total[f"{layer.prefix}weight"] = layer.as_weight(summed)
         if layer.bias is not None:
             total[f"{layer.prefix}bias"] = weight.view(models, 1, -1) @ bias.view(models, -1, bias.shape[1])

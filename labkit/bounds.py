@@ -84,7 +84,7 @@ def worst_logits(
     centre, radius = (high + low) / 2, (high - low) / 2
     for layer in layers[:-1]:
         centre, radius = _through(layer, centre, radius, rounding)
-    # Layers may keep their weights in bf16; what each example adds to the gradient must not be summed there.
+    # Layers may keep their weights in bf16.
     weight, bias = (p if p is None else p.to(images.dtype) for p in (layers[-1].weight, layers[-1].bias))
     if weight.ndim == 2:
         weight, bias = weight[None], None if bias is None else bias[None]

@@ -26,7 +26,7 @@ from labkit.generative.networks import CVAE
 from labkit.store import Store, checksum, code_version
 from labkit.training.capture import captured
 from labkit.training.optimisers import warm_cosine
-from labkit.workers import Crew
+from labkit.workers import Crew, check_crew
 
 CHUNK = 500  # images evaluated at once
 WATCHED = 1000  # images of each half that the curves are measured on after every epoch
@@ -115,6 +115,7 @@ def fit(
     Raises:
         ValueError: one of the two halves is empty.
         FloatingPointError: a training that diverged.
+        Stopped: work beside it failed; see :class:`labkit.workers.Crew`.
     """
     inside, outside = (torch.nonzero(part)[:, 0].to(images.device) for part in (members, ~members))
     if not (len(inside) and len(outside)):
@@ -152,6 +153,7 @@ def fit(
         shuffled = inside[torch.randperm(len(inside), generator=order).to(images.device)]
         for chosen in shuffled.split(recipe.batch_size):
             run(chosen, next(rates))
+            check_crew()
             tick(len(chosen))
         for part, chosen in watched.items():
             bce, kl = elbo_terms(model, images[chosen], labels[chosen], seed=derive(seed, "curve"))

@@ -1,6 +1,7 @@
 """The conditional VAE and the reconstruction attack: the objective, the training, the store, what leaks."""
 
 import math
+import threading
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,7 @@ from labkit.generative import (
 )
 from labkit.membership import roc
 from labkit.store import Store
+from labkit.workers import Crew
 
 TINY = Recipe(latent=8, epochs=2, learning_rate=2e-3, batch_size=32)
 
@@ -157,6 +159,23 @@ def test_a_diverged_training_says_what_to_lower(digits):
     wild = replace(TINY, learning_rate=1e6)
     with pytest.raises(FloatingPointError, match="lower cvae_learning_rate"):
         fit(wild, digits.train.images, digits.train.labels, split(200, draw(0)), seed=0)
+
+
+def test_a_training_ends_when_work_beside_it_fails(digits):
+    begun, steps = threading.Event(), []
+    long, halves = replace(TINY, epochs=3000), split(200, draw(0))
+
+    def trains():
+        tick = lambda images: (steps.append(images), begun.set())  # noqa: E731
+        fit(long, digits.train.images, digits.train.labels, halves, seed=0, tick=tick)
+
+    def fails():
+        begun.wait()
+        raise OSError("no room")
+
+    with Crew(2) as crew, pytest.raises(OSError, match="no room"):
+        crew.map(lambda work: work(), [trains, fails])
+    assert 0 < len(steps) < 100  # of some ten thousand
 
 
 def test_asking_twice_trains_once(trained, digits, tmp_path):

@@ -31,7 +31,8 @@ def resolve(name: str = "auto", *, deterministic: bool = False) -> torch.device:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-        torch.use_deterministic_algorithms(deterministic)
+        if deterministic != torch.are_deterministic_algorithms_enabled():  # to be told so loads torch's compiler
+            torch.use_deterministic_algorithms(deterministic)
     return torch.device(name)
 
 

@@ -57,6 +57,26 @@ def bootstrap(
     return float(low), float(high)
 
 
+def area(scores: np.ndarray, members: np.ndarray, seed: int) -> tuple[float, float]:
+    """:func:`bootstrap` interval over examples of the chance that a member outscores another (a ROC curve's area).
+
+    As for :func:`rank_correlation`, nothing is sorted in a resample (measured on 60 000: a seventh of the time).
+
+    Args:
+        scores: [n]; of equal ones half count as outscored. members: bool [n]. A resample without one of the two kinds
+            is left out.
+    """
+    place = np.unique(scores, return_inverse=True)[1]  # [n]
+
+    def outscored(drawn: np.ndarray) -> float:
+        drawn, inside = place[drawn], members[drawn]
+        there, others = (np.bincount(drawn[kind], minlength=place.max() + 1) for kind in (inside, ~inside))
+        pairs = there.sum() * others.sum()
+        return float((there * (others.cumsum() - others / 2)).sum() / pairs) if pairs else math.nan
+
+    return bootstrap(outscored, len(scores), seed)
+
+
 def rank_correlation(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
     """Spearman's rank correlation, and its :func:`bootstrap` interval over examples.
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from labkit.intervals import LEVEL, bootstrap, student_t, wilson
+from labkit.intervals import LEVEL, area, student_t, wilson
 from labkit.membership import SHADOWLESS, Audit, roc
 from labkit.results import Row, row
 
@@ -179,14 +179,7 @@ def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **fact
     """
     s, truth = scores.numpy(force=True), members.numpy(force=True)
     curve = roc(s, truth)
-
-    def resampled(indices: np.ndarray) -> float:
-        chosen = truth[indices]
-        return roc(s[indices], chosen).auc if 0 < chosen.sum() < len(chosen) else float("nan")
-
-    rows = [
-        row(model, "mia_auc", curve.auc, bootstrap(resampled, len(s), seed), n=len(s), interval="bootstrap", **facts)
-    ]
+    rows = [row(model, "mia_auc", curve.auc, area(s, truth, seed), n=len(s), interval="bootstrap", **facts)]
     for fpr in FPRS:
         bounds = curve.tpr_interval(fpr)
         rows.append(

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from labkit.intervals import bootstrap, clopper_pearson, rank_correlation, student_t, wilson
+from labkit.intervals import area, bootstrap, clopper_pearson, rank_correlation, student_t, wilson
 
 COUNTS = [(0, 1), (1, 1), (0, 50), (50, 50), (1, 1000), (7, 10), (2547, 3000), (9999, 10_000)]
 
@@ -89,6 +90,19 @@ def test_rank_correlation_agrees_with_scipy_in_every_resample(distinct: int) -> 
     value, span = rank_correlation(a, b, seed=5)
     assert value == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
     assert span == pytest.approx(bootstrap(lambda i: stats.spearmanr(a[i], b[i])[0], 60, seed=5), abs=1e-12)
+
+
+@pytest.mark.parametrize("distinct", [2, 40, 10_000])  # many ties, some, none
+def test_the_area_agrees_with_scikit_learn_in_every_resample(distinct: int) -> None:
+    rng = np.random.default_rng(distinct)
+    scores, members = rng.integers(0, distinct, 60) / 7, rng.random(60) < 0.4
+    expected = bootstrap(lambda i: roc_auc_score(members[i], scores[i]), 60, seed=5)
+    assert area(scores, members, seed=5) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_resample_of_one_kind_says_nothing_of_the_area() -> None:
+    low, high = area(np.array([0.0, 1.0]), np.array([False, True]), seed=0)
+    assert low == high == 1.0
 
 
 def test_nothing_correlates_with_a_constant() -> None:

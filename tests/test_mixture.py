@@ -389,6 +389,23 @@ def test_survives_the_store(digits, tmp_path):
 
 
 @BOTH
+def test_bit_equal_on_any_number_of_cores(digits, covariance):
+    images, labels, test_images, test_labels = digits
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            model = MixtureClassifier(2, covariance, pca_dim=30, shrinkage=10).fit(images, labels)
+            model.calibrate(test_images, test_labels)
+            found.append((*model.state()[0].values(), model.as_module().factor, model._joint(test_images)))
+            found[-1] += (torch.tensor(model.bic(images, labels)), torch.tensor(model.settings["temperature"]))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@BOTH
 def test_samples_follow_the_mixture(covariance):
     x, y = labelled((400, 300, 500), d=3)
     found = MixtureClassifier(2, covariance).fit(x, y)

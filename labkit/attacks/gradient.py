@@ -150,16 +150,17 @@ def _outlast(model: nn.Module, labels: Tensor, ball: Ball, steps: int, step_size
     left = torch.arange(len(x), device=x.device)
     for step in range(steps + 1):
         if step < steps:
-            logits, _, gradient = slope(model, x, partial(cross_entropy, labels=labels[left]))
+            logits, _, gradient = slope(model, x, partial(cross_entropy, labels=labels))
         else:
             with torch.no_grad():
                 logits = model(x)
-        stands = logits.argmax(1) == labels[left]
-        left, ball = left[stands], ball[stands]
-        if step < steps:
-            x = ball.project(x[stands] + step_size * ball.steepest(gradient[stands]))
+        rows = (logits.argmax(1) == labels).nonzero()[:, 0]
+        if len(rows) < len(left):
+            left, labels, ball, x, gradient = (each[rows] for each in (left, labels, ball, x, gradient))
         if not len(left):
             break
+        if step < steps:
+            x = ball.project(x + step_size * ball.steepest(gradient))
     stood[left] = True
     return stood
 

@@ -16,6 +16,7 @@ from labkit.mixture.covariance import FORMS
 from labkit.mixture.em import Mixtures
 from labkit.mixture.gaussian import answer, check_settings, points
 from labkit.mixture.pca import PCA, ROWS_AT_ONCE
+from labkit.workers import Crew, spread
 
 
 class MixtureLogits(nn.Module):
@@ -159,12 +160,23 @@ class MixtureClassifier:
     def _module(self) -> MixtureLogits:
         if not hasattr(self, "mixtures_"):
             raise ValueError("this MixtureClassifier is not fitted; call fit(X, y) first")
-        return MixtureLogits(self.pca_, self.mixtures_, self.log_priors_, self.settings["covariance"])
+        with Crew(1):  # several cores would round the factors differently
+            return MixtureLogits(self.pca_, self.mixtures_, self.log_priors_, self.settings["covariance"])
 
     def log_joint(self, X: Any) -> Any:
         """log p(x, c), in float64: X [N, ...] -> [N, C], columns in the order of ``classes_``; differentiable."""
         module = self._module()
         return answer(torch.cat([module.log_joint(part) for part in self._rows(X).split(ROWS_AT_ONCE)]), X)
+
+    def _joint(self, X: Any) -> Tensor:
+        """:meth:`log_joint` without a gradient, a core a piece: [N, C]."""
+        module, rows = self._module(), self._rows(X)
+
+        def of_part(part: slice) -> Tensor:
+            with torch.no_grad():  # a thread's own state
+                return module.log_joint(rows[part])
+
+        return torch.cat([rows.new_empty(0, len(self.classes_)), *spread(of_part, len(rows), rows.device)])
 
     def log_posterior(self, X: Any) -> Any:
         """log p(c | x), in float64: X [N, ...] -> [N, C], columns in the order of ``classes_``; differentiable."""
@@ -172,14 +184,12 @@ class MixtureClassifier:
 
     def predict(self, X: Any) -> Any:
         """The most probable label of each row: X [N, ...] -> [N]."""
-        with torch.no_grad():
-            best = torch.as_tensor(self.log_joint(X)).argmax(-1)
+        best = self._joint(X).argmax(-1)
         return answer(self.classes_[best.to(self.classes_.device)], X)
 
     def bic(self, X: Any, y: Any) -> float:
         """Bayesian information criterion of p(x, c) on labelled rows, lower is better (shrinkage is not counted)."""
-        with torch.no_grad():
-            joint = torch.as_tensor(self.log_joint(X))
+        joint = self._joint(X)
         own = torch.as_tensor(y).to(joint.device)[:, None] == self.classes_.to(joint.device)  # [N, C]
         c, k, d = self.mixtures_.means.shape
         free = c - 1 + c * (k - 1 + k * d + k * FORMS[self.settings["covariance"]].free(d))
@@ -187,8 +197,7 @@ class MixtureClassifier:
 
     def calibrate(self, X: Any, y: Any) -> MixtureClassifier:
         """Choose the temperature by the least log loss on rows that were *not* fitted (Guo et al. 2017)."""
-        with torch.no_grad():
-            logits = torch.as_tensor(self.log_posterior(X))
+        logits = self._joint(X).log_softmax(-1)
         own = torch.as_tensor(y).to(logits.device)[:, None] == self.classes_.to(logits.device)
         grid = torch.logspace(0, 2, 81, dtype=logits.dtype).tolist()
         self.settings["temperature"] = min(grid, key=lambda t: -float((logits / t).log_softmax(-1)[own].mean()))

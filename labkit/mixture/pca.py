@@ -7,11 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from labkit.workers import Crew
+
 ROWS_AT_ONCE = 4096
 
 
 class PCA(NamedTuple):
     """An orthonormal projection. No whitening: ratios of given densities do not depend on the scale of an axis.
+
+    It is found by one core: several would round differently, and gain little.
 
     Attributes:
         mean: [F].
@@ -31,12 +35,13 @@ class PCA(NamedTuple):
             ValueError: the rows vary along fewer directions.
         """
         parts = x.split(ROWS_AT_ONCE)  # float64 copies of a part at a time
-        mean = torch.stack([p.double().sum(0) for p in parts]).sum(0) / len(x)
-        scatter = mean.new_zeros(len(mean), len(mean))
-        for p in parts:
-            centred = p.double() - mean  # [n, F]
-            scatter += centred.mT @ centred
-        values, vectors = torch.linalg.eigh(scatter)  # ascending
+        with Crew(1):
+            mean = torch.stack([p.double().sum(0) for p in parts]).sum(0) / len(x)
+            scatter = mean.new_zeros(len(mean), len(mean))
+            for p in parts:
+                centred = p.double() - mean  # [n, F]
+                scatter += centred.mT @ centred
+            values, vectors = torch.linalg.eigh(scatter)  # ascending
         rank = int((values > values[-1] * 1e-12).sum()) if values[-1] > 0 else 0
         if dimensions > rank:
             raise ValueError(
@@ -50,7 +55,8 @@ class PCA(NamedTuple):
 
     def transform(self, x: Tensor) -> Tensor:
         """x [N, F] -> [N, D]."""
-        return torch.cat([(p.to(self.mean.dtype) - self.mean) @ self.components.mT for p in x.split(ROWS_AT_ONCE)])
+        with Crew(1):
+            return torch.cat([(p.to(self.mean.dtype) - self.mean) @ self.components.mT for p in x.split(ROWS_AT_ONCE)])
 
     def inverse(self, z: Tensor) -> Tensor:
         """z [..., D] -> [..., F]: the point of the plane with these coordinates."""

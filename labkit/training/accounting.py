@@ -11,12 +11,11 @@ import warnings
 from functools import cache
 from itertools import count
 
-from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy import optimize
 from scipy.special import log_ndtr
 
 MOST_NOISE, TINY = 1e6, 1e-12
-ACCOUNTANTS = {"prv": PRVAccountant, "rdp": RDPAccountant}
+ACCOUNTANTS = ("prv", "rdp")
 
 
 @cache
@@ -57,12 +56,14 @@ def composed(parts: tuple[tuple[float, float, int], ...], delta: float, *, accou
         _check(sample_rate, steps, delta)
         if not sigma > 0:
             raise ValueError(f"noise_multiplier = {sigma} must be positive: without noise there is no epsilon")
+    from opacus.accountants import create_accountant  # takes longer to import than all of labkit
+
     history = [part for part in parts if part[2] > 0]
     if not history:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the RDP accountant's hint about its range of orders
-        made = ACCOUNTANTS[accountant]()
+        made = create_accountant(accountant)
         made.history = history
         return max(0.0, float(made.get_epsilon(delta)))
 

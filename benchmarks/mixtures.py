@@ -73,9 +73,9 @@ def mixture(
 
                 taken = in_turn({"labkit": ours, "sklearn": theirs}, device, repeats)
                 note = (
-                    f"{n:,} points a class; mean log-likelihood {likelihood['labkit']:.6f} (labkit), "
+                    f"mean log-likelihood {likelihood['labkit']:.6f} (labkit), "
                     f"{likelihood['sklearn']:.6f} (scikit-learn)"
                 )
-                work = f"10 class mixtures, K = {components}, {name}"
+                work = f"10 class mixtures of {n:,} points each, K = {components}, {name}"
                 results.append(against(work, "scikit-learn", taken["labkit"], taken["sklearn"], note))
     return results, {}

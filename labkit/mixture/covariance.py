@@ -21,6 +21,8 @@ from torch import Tensor
 class Diagonal:
     """Covariances [C, K, D]: variances along the axes."""
 
+    few = True  # statistics: of all points they are kept from step to step
+
     def statistics(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """1, x and the squares of its elements: [C, D, N] -> [C, F, N], in ``out`` where that is given and fits."""
         return torch.cat([torch.ones_like(x[:, :1]), x, x * x], 1)
@@ -71,6 +73,8 @@ class Diagonal:
 
 class Full:
     """Covariances [C, K, D, D]."""
+
+    few = False
 
     def statistics(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """1, x and the products of its elements, each pair once: [C, D, N] -> [C, F, N], in ``out`` if that fits."""

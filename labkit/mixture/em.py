@@ -14,7 +14,7 @@ Two regularisations, both inside the objective, so that it *never falls* (Bishop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from labkit.mixture.covariance import Diagonal, Full
 from labkit.workers import GPU_CHUNK, Crew
+
+Seen = tuple[Tensor, Tensor]  # statistics of points [C, F, n], and which of them are real, [C, n]
 
 LLOYD_STEPS = 10
 ROWS = 512  # points of a mixture at once on the CPU
@@ -69,13 +71,12 @@ def log_joint(x: Tensor, mixtures: Mixtures, form: Diagonal | Full) -> Tensor:
     return form.log_density(x, mixtures.means, factor) + mixtures.weights.log()[:, None]
 
 
-def expectation(x: Tensor, mask: Tensor, mixtures: Mixtures, form: Diagonal | Full) -> tuple[Tensor, Tensor]:
-    """E step: the expected sums of the statistics [C, K, F], and the log-likelihood per point [C]."""
+def expectation(seen: Iterable[Seen], mixtures: Mixtures, form: Diagonal | Full) -> tuple[Tensor, Tensor]:
+    """E step: the expected sums of the statistics [C, K, F], and the log-likelihood [C]."""
     natural = form.natural(mixtures.means, form.factor(mixtures.covariances))  # [C, K, F]
     natural[..., 0] += mixtures.weights.log()
-    sums, likelihood, stats = torch.zeros_like(natural), natural.new_zeros(len(x)), None
-    for points, real in _blocks(x, mask):  # [C, D, n], [C, n]
-        stats = form.statistics(points, stats)  # [C, F, n]; memory that is used again is in the cache already
+    sums, likelihood = torch.zeros_like(natural), natural.new_zeros(len(natural))
+    for stats, real in seen:
         joint = natural @ stats  # [C, K, n], log(weight_k N(x | k))
         highest = joint.amax(1, keepdim=True)
         resp = joint.sub_(highest).exp_()
@@ -83,7 +84,22 @@ def expectation(x: Tensor, mask: Tensor, mixtures: Mixtures, form: Diagonal | Fu
         likelihood += ((total.log() + highest)[:, 0] * real).sum(-1)
         resp *= real[:, None] / total
         sums += resp @ stats.mT
-    return sums, likelihood / mask.sum(-1)
+    return sums, likelihood
+
+
+def _seen(x: Tensor, mask: Tensor, form: Diagonal | Full) -> Callable[[Tensor | slice], Iterable[Seen]]:
+    """What an E step looks at, of those mixtures that it is for."""
+
+    def anew(active: Tensor | slice) -> Iterator[Seen]:
+        stats = None
+        for points, real in _blocks(x[active], mask[active]):
+            stats = form.statistics(points, stats)  # memory that is used again is in the cache already
+            yield stats, real
+
+    if not form.few:
+        return anew
+    kept = form.statistics(x.mT.contiguous())  # [C, F, N]
+    return lambda active: [(kept[active], mask[active])]
 
 
 def _blocks(*by_point: Tensor) -> Iterator[list[Tensor]]:
@@ -116,14 +132,14 @@ def maximise(
     found = Mixtures(*(part.clone() for part in start))
     converged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     history: list[list[float]] = [[] for _ in x]
+    seen, counts = _seen(x, mask, form), mask.sum(-1)  # [C]
     for _ in range(max_iter):
         active = (~converged).nonzero()[:, 0]
-        rows, weights = (x, mask) if len(active) == len(x) else (x[active], mask[active])
         current = found.take(active)
-        sums, objective = expectation(rows, weights, current, form)
+        sums, objective = expectation(seen(active if len(active) < len(x) else slice(None)), current, form)
         if prior.strength:
-            belief = form.log_prior(form.factor(current.covariances), prior.target).sum(-1)
-            objective = objective + prior.strength * belief / weights.sum(-1)
+            objective += prior.strength * form.log_prior(form.factor(current.covariances), prior.target).sum(-1)
+        objective /= counts[active]
         for part, new in zip(found, maximisation(sums, current, form, prior), strict=True):
             part[active] = new
         for c, value in zip(active.tolist(), objective.tolist(), strict=True):

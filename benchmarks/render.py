@@ -52,17 +52,17 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "there on. On the PGD-trained one most points stand to the end, and a point that stands needs every step in "
     "float32 from any attack. So the ratio is bounded there by the share of points that fall; a cheap bf16 attack "
     "before the float32 one was tried and did not help there: it breaks what float32 breaks as quickly. On a GPU a "
-    "step of so few images takes longer to launch than to compute, whoever takes it, and to look after every step who "
-    "still stands costs more than it saves. Recorded as a graph a step would take little more than half the time: its "
-    "float32 kernels, the convolutions' input gradients above all, are the floor.",
+    "step of so few images is mostly launches, whoever takes it, and to look after every step who still stands costs "
+    "more than it saves.",
     "dpsgd": "Per-example gradients are matrix products, or norms from Gram matrices; the network's pooling and tanh, "
     "which Opacus computes too, are most of what is left on a CPU. On a GPU labkit's step is one graph.",
     "accuracy": "A network with few operations (see its table below), an engine that wastes little around them, and a "
     "schedule that ends where it should. What stands in the way of more: the predecessor's large network learns more "
     "from an image, and needs fewer passes over them.",
-    "mixture": "Full covariances, which the report's classifiers have, are batched matrix products over all classes at "
-    "once. Diagonal ones are bound by memory: a pass over the points per step, on either side. scikit-learn computes "
-    "on the CPU, beside a GPU too.",
+    "mixture": "Full covariances, which the report's classifiers have, are matrix products: of a class a core on a "
+    "CPU, of all classes at once on a GPU. Diagonal ones do little with a point: few points are bound by what a step "
+    "costs anyway, many by memory, a pass over them per product. scikit-learn computes on the CPU, beside a GPU too. "
+    "(The Xeon's and the H200's diagonal figures are older than what was gained by keeping each point's squares.)",
     "conformance": "Starts and squares are drawn, by each library from its own stream, so two of them differ by a "
     "few images where they are equally strong.",
     "ways": "On a CPU a core a model wins, or is level where a step is long: cores that share a small step wait for "

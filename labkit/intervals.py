@@ -69,10 +69,10 @@ def area(scores: np.ndarray, members: np.ndarray, seed: int) -> tuple[float, flo
     place = np.unique(scores, return_inverse=True)[1]  # [n]
 
     def outscored(drawn: np.ndarray) -> float:
-        drawn, inside = place[drawn], members[drawn]
-        there, others = (np.bincount(drawn[kind], minlength=place.max() + 1) for kind in (inside, ~inside))
-        pairs = there.sum() * others.sum()
-        return float((there * (others.cumsum() - others / 2)).sum() / pairs) if pairs else math.nan
+        at, truth = place[drawn], members[drawn]
+        inside, outside = (np.bincount(at[kind], minlength=place.max() + 1) for kind in (truth, ~truth))  # [distinct]
+        pairs = inside.sum() * outside.sum()
+        return float((inside * (outside.cumsum() - outside / 2)).sum() / pairs) if pairs else math.nan
 
     return bootstrap(outscored, len(scores), seed)
 

@@ -176,7 +176,7 @@ class MixtureClassifier:
             with torch.no_grad():  # a thread's own state
                 return module.log_joint(rows[part])
 
-        return torch.cat([rows.new_empty(0, len(self.classes_)), *spread(of_part, len(rows), rows.device)])
+        return torch.cat(spread(of_part, len(rows), rows.device))
 
     def log_posterior(self, X: Any) -> Any:
         """log p(c | x), in float64: X [N, ...] -> [N, C], columns in the order of ``classes_``; differentiable."""

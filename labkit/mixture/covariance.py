@@ -21,7 +21,7 @@ from torch import Tensor
 class Diagonal:
     """Covariances [C, K, D]: variances along the axes."""
 
-    few = True  # statistics: of all points they are kept from step to step
+    keeps_statistics = True  # of all points, from one EM step to the next: they are few
 
     def statistics(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """1, x and the squares of its elements: [C, D, N] -> [C, F, N], in ``out`` where that is given and fits."""
@@ -74,7 +74,7 @@ class Diagonal:
 class Full:
     """Covariances [C, K, D, D]."""
 
-    few = False
+    keeps_statistics = False
 
     def statistics(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """1, x and the products of its elements, each pair once: [C, D, N] -> [C, F, N], in ``out`` if that fits."""

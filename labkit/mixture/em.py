@@ -27,7 +27,7 @@ from labkit.workers import GPU_CHUNK, Crew
 Seen = tuple[Tensor, Tensor]  # statistics of points [C, F, n], and which of them are real, [C, n]
 
 LLOYD_STEPS = 10
-ROWS = 512  # points of a mixture at once on the CPU
+ROWS = 512  # points of a mixture at once on the CPU, where their statistics are made anew in every step
 
 
 class Mixtures(NamedTuple):
@@ -60,8 +60,9 @@ class Prior(NamedTuple):
 
 def variance_floor(x: Tensor, relative: float) -> Tensor:
     """``relative`` times each feature's variance, x [N, D] -> [D]; a constant feature counts as of variance 1."""
-    variance = x.var(0, correction=0)
-    constant = variance <= 1e-20 * (x * x).mean(0)  # what rounding leaves of a constant's variance
+    with Crew(1):
+        variance = x.var(0, correction=0)
+        constant = variance <= 1e-20 * (x * x).mean(0)  # what rounding leaves of a constant's variance
     return relative * torch.where(constant, 1.0, variance)
 
 
@@ -96,9 +97,9 @@ def _seen(x: Tensor, mask: Tensor, form: Diagonal | Full) -> Callable[[Tensor | 
             stats = form.statistics(points, stats)  # memory that is used again is in the cache already
             yield stats, real
 
-    if not form.few:
+    if not form.keeps_statistics:
         return anew
-    kept = form.statistics(x.mT.contiguous())  # [C, F, N]
+    kept = form.statistics(x.mT.contiguous())  # [C, F, N], twice the memory of the points
     return lambda active: [(kept[active], mask[active])]
 
 
@@ -192,8 +193,9 @@ def fit(
             analysis (Friedman 1989).
         start: replaces parts of a start.
     """
-    shift = (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]  # [C, 1, D]
-    x = (x - shift) * mask[..., None]  # small numbers: the diagonal form subtracts squares
+    with Crew(1):  # several cores would round the sums differently
+        shift = (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]  # [C, 1, D]
+        x = (x - shift) * mask[..., None]  # small numbers: the diagonal form subtracts squares
     prior = Prior(floor, 0.0, torch.zeros_like(form.part(floor.diag())))
     best: Fit | None = None
 
@@ -208,7 +210,8 @@ def fit(
         begin = _joined(_each(partial(begun, centres=centres, prior=prior), x))
         if shrinkage and not prior.strength:
             counts = begin.weights * mask.sum(1)[:, None]  # [C, K]
-            pooled = torch.tensordot(counts, begin.covariances, 2) / counts.sum()
+            with Crew(1):
+                pooled = torch.tensordot(counts, begin.covariances, 2) / counts.sum()
             prior = Prior(floor, shrinkage, pooled)
             begin = _joined(_each(partial(begun, centres=centres, prior=prior), x))
         begin = start(begin._replace(means=begin.means + shift))

@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 4096
 class PCA(NamedTuple):
     """An orthonormal projection. No whitening: ratios of given densities do not depend on the scale of an axis.
 
-    It is found by one core: several would round differently, and gain little.
+    One core finds and applies it: several would round differently, and gain little.
 
     Attributes:
         mean: [F].

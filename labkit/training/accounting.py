@@ -56,11 +56,11 @@ def composed(parts: tuple[tuple[float, float, int], ...], delta: float, *, accou
         _check(sample_rate, steps, delta)
         if not sigma > 0:
             raise ValueError(f"noise_multiplier = {sigma} must be positive: without noise there is no epsilon")
-    from opacus.accountants import create_accountant  # takes longer to import than all of labkit
-
     history = [part for part in parts if part[2] > 0]
     if not history:
         return 0.0
+    from opacus.accountants import create_accountant  # takes longer to import than all of labkit
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the RDP accountant's hint about its range of orders
         made = create_accountant(accountant)

@@ -55,7 +55,7 @@ def report(device: torch.device, slice_size: int = 2_000, made: Path | None = No
 
     def per_image(way, count: int) -> float:
         way()
-        return min(seconds(way, device) for _ in range(5)) / count
+        return min(seconds(way, device) for _ in range(15)) / count
 
     standard = per_image(lambda: plain.epoch(build(0).to(device), items, device), slice_size)
     attack = lambda m, x, y: plain.pgd(m, x, y, p.train_eps, p.train_steps)  # noqa: E731

@@ -224,6 +224,15 @@ def test_compare_matches_on_identity_and_looks_at_the_intervals():
     assert found.parameters == [("epochs", 3, 4)]
 
 
+def test_compare_matches_what_two_runs_found_and_proved_a_little_differently():
+    base = {"notebook": "03", "model": "dp", "metric": "epsilon_lower_bound"}
+    a = summary(base | {"epsilon": 7.9954, "guesses": 150, "value": 3.0}, base | {"epsilon": 0.9975, "value": 0.5})
+    b = summary(base | {"epsilon": 7.9962, "guesses": 270, "value": 3.1}, base | {"epsilon": 2.9948, "value": 0.5})
+    found = compare(a, b)
+    assert [(p.identity["epsilon"], round(p.difference, 9)) for p in found.pairs] == [(8.0, 0.1)]
+    assert [r["epsilon"] for r in (*found.only_a, *found.only_b)] == [1.0, 3.0]
+
+
 @pytest.mark.slow
 def test_a_report_compared_with_itself_has_nothing_apart(troubled: Made):
     result = labkit_("compare", str(troubled.folder), str(troubled.folder / "summary.json"))

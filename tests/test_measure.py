@@ -150,8 +150,8 @@ def test_survivors_attacks_only_what_stands():
 
 
 def test_rows_are_rows():
-    assert isinstance(measure.mean("pgd", "train_seconds", [1.0, 2.0]), Row)
-    assert measure.mean("pgd", "train_seconds", [1.0]).low is None
+    assert isinstance(measure.mean("pgd", "loss", [1.0, 2.0]), Row)
+    assert measure.mean("pgd", "loss", [1.0]).low is None
 
 
 def test_interval_of_leakage_covers_one_half_where_nothing_leaks():

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from labkit.plots.style import COLOURS, new_figure, tidy
+from labkit.results import find
 
 FORMS = {"full": (COLOURS["gmm"], "D"), "diag": (COLOURS["chance"], "o")}
 STROKES = ("-", "--", ":", "-.")
@@ -31,18 +32,19 @@ def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], test
     """Validation accuracy and BIC against K, a line a covariance and shrinkage.
 
     Args:
-        rows: ``validation_accuracy``, with ``bic``, ``components``, ``covariance`` and ``shrinkage``.
+        rows: ``validation_accuracy`` and ``bic`` of every candidate: ``components``, ``covariance`` and ``shrinkage``.
         chosen: the row of the candidate that was chosen. test: its ``accuracy`` on the test images.
     """
     figure, axes = new_figure(2)
-    amounts = sorted({r["shrinkage"] for r in rows})
-    for ax, name, unit in zip(axes, ("value", "bic"), (100, 1e-3), strict=True):
+    for ax, metric, unit in zip(axes, ("validation_accuracy", "bic"), (100, 1e-3), strict=True):
+        tried = find(rows, metric=metric)
+        amounts = sorted({r["shrinkage"] for r in tried})
         for covariance, (colour, marker) in FORMS.items():
             for shrinkage, stroke in zip(amounts, STROKES, strict=False):
-                line = [r for r in rows if r["covariance"] == covariance and r["shrinkage"] == shrinkage]
-                x, y = [r["components"] for r in line], [unit * r[name] for r in line]
+                line = find(tried, covariance=covariance, shrinkage=shrinkage)
+                x, y = [r["components"] for r in line], [unit * r["value"] for r in line]
                 ax.plot(x, y, stroke, color=colour, marker=marker, ms=4, label=f"{covariance}, {shrinkage:g}")
-        ax.set_xticks(sorted({r["components"] for r in rows}))
+        ax.set_xticks(sorted({r["components"] for r in tried}))
     left, right = axes
     left.plot(chosen["components"], 100 * chosen["value"], "o", ms=13, mfc="none", mec="black", label="chosen")
     bounds = [[100 * (test["value"] - test["low"])], [100 * (test["high"] - test["value"])]]

@@ -11,7 +11,9 @@ from typing import Any
 from labkit.report import SCHEMA
 from labkit.results import overlap
 
+# What a row tells of its measurement; all else says what was measured.
 _MEASURED = frozenset({"value", "low", "high", "n", "interval"})
+_FOUND_BESIDE = frozenset({"nowhere", "no_gradient", "temperature", "guesses", "right"})
 
 
 class CompareError(ValueError):
@@ -100,7 +102,11 @@ def _by_identity(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Map
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     for row in rows:
         # What a report is silent on and what it says is null are the same.
-        facts = {k: v for k, v in row.items() if k not in _MEASURED and v is not None}
+        facts = {k: v for k, v in row.items() if k not in _MEASURED | _FOUND_BESIDE and v is not None}
+        if isinstance(
+            facts.get("epsilon"), float
+        ):  # as proved: below the one asked for, how much is up to the settings
+            facts["epsilon"] = round(facts["epsilon"], 1)
         key = json.dumps(facts, sort_keys=True)
         repeat = 0
         while (key, repeat) in found:

@@ -64,7 +64,7 @@ def epoch(
     attack: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
     optimiser: torch.optim.Optimizer | None = None,
 ) -> float:
-    """One pass in float32, on attacked images where an attack is given; the mean loss."""
+    """One pass in float32, on attacked images where an attack is given; the sum of the batches' mean losses."""
     optimiser = optimiser or torch.optim.Adam(model.parameters(), 1e-3)
     model.train()
     total = 0.0

@@ -79,8 +79,8 @@ HEAD = """# labkit beside its peers
 
 How often labkit does a piece of work in the time in which a peer does it once. Both work in one run, in turn (A B A B);
 a ratio is the median over turns, with the least and the greatest in brackets. `make bench` measures them anew and
-writes this page (the tables at its end are made by commands of their own); no number on it was typed. Times of one
-machine say little about another's; ratios say more.
+writes this page (the tables at its end are made by commands of their own); no measured number on it was typed. Times
+of one machine say little about another's; ratios say more.
 """
 
 

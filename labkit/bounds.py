@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labkit.attacks.promises import check
 from labkit.workers import spread
 
 MONOTONE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
@@ -33,7 +34,8 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
     Args:
         model: images in [0, 1] to logits; ``nn.Sequential``, or with a method ``layers()`` that lists what images pass
             through. Layers are linear, convolutions, monotone activations and reorderings, or have a method
-            ``interval(centre, radius)`` of their own; the last one is linear.
+            ``interval(centre, radius)`` of their own, which is believed: the radius that it returns has to cover what
+            the layer rounds. The last one is linear.
         images: [N, ...] in [0, 1]; labels: [N] int64.
         eps: l-infinity radius on pixels, in [0, 1].
 
@@ -42,10 +44,9 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
 
     Raises:
         TypeError: a layer whose bounds are not known, or a last one that is not linear.
-        ValueError: eps out of range.
+        ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
     """
-    if not 0 <= eps <= 1:
-        raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
+    check(images, labels, eps)
     layers = passed(deepcopy(model).double().eval())
     if not isinstance(layers[-1], nn.Linear):
         raise TypeError(f"the last layer is {layers[-1]}: it must be nn.Linear; give the model a method layers()")

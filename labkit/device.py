@@ -64,8 +64,14 @@ def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> 
 
 
 def numerics(device: torch.device) -> dict[str, str | bool]:
-    """What of the hardware, and of how it is used, decides how sums are rounded: part of every key of the store."""
-    return {"device": device.type, "deterministic": torch.are_deterministic_algorithms_enabled()}
+    """What torch tells of the hardware, and of how it is used, that decides how sums are rounded: part of every key of
+    the store."""
+    kernels = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": device.type,
+        "kernels": kernels,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def training_dtype(device: torch.device) -> torch.dtype:

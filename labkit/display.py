@@ -1,4 +1,4 @@
-"""How results appear in a notebook: each output shows something and carries what it shows as data."""
+"""How results appear in a notebook: an output that shows rows, checks or findings carries them as data."""
 
 from __future__ import annotations
 

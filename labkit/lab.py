@@ -23,7 +23,7 @@ from labkit.paramfiles import declared
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
 from labkit.results import Check, Row, find, row
-from labkit.robustness import Measure, Survival, measured, survive
+from labkit.robustness import Measure, Survival, measured, survive_behind
 from labkit.store import Store
 from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, milestones, train
 from labkit.workers import share
@@ -144,15 +144,23 @@ class Lab:
         """Classifiers of a regime, each trained on its own random half: targets and shadows at once.
 
         The standard ones train for ``shadow_epochs``, long enough to overfit; of them the losses of all training images
-        are noted on the way.
+        are noted on the way. :meth:`controls` are standard ones that train no longer than others.
         """
         p = self.params
         epochs = {"standard": p.shadow_epochs, "pgd": p.shadow_pgd_epochs, "dp": p.shadow_dp_epochs}[regime]
         # The expected number of members, a public constant; the number drawn is private.
         recipe = replace(REGIMES[regime](p, len(self.data.train) // 2, epochs), piece=LARGE)
-        others = {e for e in (p.shadow_pgd_epochs, p.shadow_dp_epochs) if e <= epochs}  # to be compared with
-        trace = sorted({*milestones(epochs), *others}) if regime == "standard" else ()
+        trace = milestones(epochs) if regime == "standard" else ()
         return self._train(recipe, self.members(regime), "shadows", trace=trace)
+
+    def controls(self, regime: str) -> Ensemble:
+        """Standard classifiers on the halves of a regime's shadows, for as many epochs, on images mirrored as theirs.
+
+        What :meth:`shadows` of that regime differ from them in is the regime's doing, and not a shorter training's.
+        """
+        like = self.shadows(regime)
+        recipe = REGIMES["standard"](self.params, len(self.data.train) // 2, like.recipe.epochs)
+        return self._train(replace(recipe, mirror=like.recipe.mirror, piece=LARGE), like.members, "controls")
 
     def planted(self) -> tuple[Planted, Ensemble]:
         """Training images with ``audit_canaries`` mislabelled ones among them, and a private classifier trained so."""
@@ -222,18 +230,8 @@ class Lab:
         *,
         standing: Tensor | None = None,
     ) -> Survival:
-        """What becomes of images in M models under attack: from the store, or attacked now.
-
-        Args:
-            faces: M modules each, through which the same M models are attacked in turn: all of them decide alike, and
-                an image counts as robust only if it survives behind every one. Most models have one face.
-            attacks, images, labels, eps, standing: as for :func:`labkit.robustness.survive`.
-        """
-        found = survive(faces[0], attacks, images, labels, eps, store=self.store, standing=standing)
-        for models in faces[1:]:
-            left = found.stands if standing is None else found.stands & standing
-            found = found.then(survive(models, attacks, images, labels, eps, store=self.store, standing=left))
-        return found
+        """:func:`labkit.robustness.survive_behind` of M models' faces: from the store, or attacked now."""
+        return survive_behind(faces, attacks, images, labels, eps, store=self.store, standing=standing)
 
     def measured(self, measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
         """:func:`labkit.robustness.measured` of M classifiers, [M, N, ...]: from the store, or found now."""

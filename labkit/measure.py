@@ -75,10 +75,11 @@ def _difference(model: str, metric: str, value: float, low: float, high: float, 
 
 
 def level_with(best: Tensor, others: Mapping[Kind, Tensor]) -> list[Kind]:
-    """Which models cannot be told from the best ones on the same examples; Holm (1979) pays for several tests.
+    """Which models cannot be told from the best ones on the same examples.
 
     One of each kind: McNemar's exact test (1947) on the examples on which the two differ. Several: paired Student t
-    tests over models that were trained on the same halves.
+    tests over models that were trained on the same halves. The best were found to be so on these very examples: so
+    Bonferroni pays for a test of every pair of kinds, not only of those with the best.
 
     Args:
         best: bool [M, N], outcomes, models by examples; others: theirs, by name.
@@ -91,11 +92,8 @@ def level_with(best: Tensor, others: Mapping[Kind, Tensor]) -> list[Kind]:
         else:
             apart = best.double().mean(1) - other.double().mean(1)  # [M]
             p[name] = stats.ttest_1samp(apart.numpy(), 0).pvalue if apart.std() > 0 else float((apart == 0).all())
-    ascending = sorted(p, key=p.__getitem__)
-    told = 0
-    while told < len(p) and p[ascending[told]] * (len(p) - told) <= 1 - LEVEL:
-        told += 1
-    return [name for name in others if name not in ascending[:told]]
+    pairs = math.comb(len(others) + 1, 2)
+    return [name for name in others if p[name] * pairs > 1 - LEVEL]
 
 
 def mean(model: str, metric: str, values: Sequence[float], **facts: Any) -> Row:
@@ -114,7 +112,7 @@ def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Ro
     if len(logits) > 1:
         loss_row = mean(model, "loss", per_model, **facts)
     else:
-        half = 1.96 * loss.std().item() / loss.numel() ** 0.5
+        half = stats.norm.ppf(0.5 + LEVEL / 2) * loss.std().item() / loss.numel() ** 0.5
         bounds = (per_model[0] - half, per_model[0] + half)
         loss_row = row(model, "loss", per_model[0], bounds, n=loss.numel(), interval="normal", **facts)
     return [fraction(model, "accuracy", right, **facts), loss_row]
@@ -173,6 +171,9 @@ def over_targets(
 def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **facts: Any) -> list[Row]:
     """What an attack learns from one target: AUC (bootstrap over images) and TPR (Clopper-Pearson).
 
+    The TPR's interval is for the threshold that was read off these non-members: that with others it would lie elsewhere
+    is left out.
+
     Args:
         scores: [N], higher for "member"; members: bool [N].
         seed: of the bootstrap.
@@ -189,7 +190,7 @@ def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **fact
                 curve.tpr_at(fpr),
                 bounds,
                 n=curve.n_members,
-                interval="clopper-pearson",
+                interval="clopper-pearson, threshold given",
                 fpr=fpr,
                 threshold="oracle",
                 **facts,

@@ -6,6 +6,7 @@ an hour is not done twice, and a run that is killed goes on with the next model.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,6 +92,30 @@ def survive(
     return Survival(tuple(attacks), *(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
 
+def survive_behind(
+    faces: Sequence[Sequence[nn.Module]],
+    attacks: Mapping[str, Attack],
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    store: Store,
+    standing: Tensor | None = None,
+) -> Survival:
+    """As :func:`survive`, for models that have several faces.
+
+    Args:
+        faces: M modules each, through which the same M models are attacked in turn: all of them decide alike, and an
+            image counts as robust only if it survives behind every one. Most models have one face.
+        attacks, images, labels, eps, store, standing: as for :func:`survive`.
+    """
+    found = survive(faces[0], attacks, images, labels, eps, store=store, standing=standing)
+    for models in faces[1:]:
+        left = found.stands if standing is None else found.stands & standing
+        found = found.then(survive(models, attacks, images, labels, eps, store=store, standing=left))
+    return found
+
+
 def _one(
     model: nn.Module,
     attacks: Mapping[str, Attack],
@@ -158,12 +183,30 @@ def under_pgd(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, s
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Checksum of a model: its layers as they print, and every number it holds."""
-    own = {name: value for name, value in vars(model).items() if name != "training"}  # attacks use eval mode
-    plain = {name: value for name, value in own.items() if isinstance(value, int | float | str)}
-    head = f"{type(model).__qualname__} {model!r} {sorted(plain.items())}"
+    """Checksum of a model: its layers as they print, every number that it or a part of it holds, and the source of
+    classes that are neither torch's nor labkit's (not of what these call).
+
+    Raises:
+        ValueError: a class whose source is not to be found: another could be taken for it.
+    """
+    head, tensors = [repr(model)], []
+    for name, part in model.named_modules():
+        own = {key: value for key, value in sorted(vars(part).items()) if key != "training"}  # attacks use eval mode
+        plain = {key: value for key, value in own.items() if isinstance(value, int | float | str)}
+        head.append(f"{name} {type(part).__qualname__} {plain} {_written(type(part))}")
+        tensors += [value for value in own.values() if isinstance(value, Tensor)]
     state = model.state_dict()
-    return checksum(*(state[name] for name in sorted(state)), head=head)
+    return checksum(*(state[name] for name in sorted(state)), *tensors, head="\n".join(head))
+
+
+def _written(kind: type[nn.Module]) -> str:
+    """The source of a user's class; nothing of torch's and labkit's, which are in the key otherwise."""
+    if kind.__module__.partition(".")[0] in ("torch", "labkit"):
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        raise ValueError(f"{kind}: its source is not to be found; put it into a file, it is part of the key") from None
 
 
 def _classes(model: nn.Module) -> list[str]:

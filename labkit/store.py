@@ -35,6 +35,9 @@ PATIENCE = 0.5  # seconds that a thread waits for another's entry before it look
 
 Tensors = dict[str, torch.Tensor]
 
+# labkit's sources as they were when it was imported: a file that is edited under a kernel is not what the kernel runs.
+_RUNNING = {str(path): path.read_bytes() for path in Path(__file__).parent.rglob("*.py")}
+
 
 def user_folder(variable: str, leaf: str) -> Path:
     """The folder that an environment variable names, or ``leaf`` in the user's cache folder.
@@ -104,7 +107,7 @@ def _source(module: str) -> bytes:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"no source of module {module!r} to be found")
-    return Path(spec.origin).read_bytes()
+    return _RUNNING.get(spec.origin) or Path(spec.origin).read_bytes()
 
 
 def checksum(*tensors: torch.Tensor, head: str = "") -> str:
@@ -241,6 +244,8 @@ class Store:
     def _write(self, path: Path, tensors: Tensors, note: dict) -> None:
         content = serialise_tensors(tensors)
         note = {**note, "sha256": hashlib.sha256(content).hexdigest()}
+        for stray in path.parent.glob(f".{path.stem}.*"):  # of a run that was killed while it wrote
+            stray.unlink(missing_ok=True)
         # The sidecar goes last: an entry counts only when both are there.
         write_whole(path, content)
         write_whole(path.with_suffix(".json"), json.dumps(note, indent=1, sort_keys=True).encode())

@@ -2,10 +2,13 @@
 
 import ast
 import importlib
+import pkgutil
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import get_type_hints
 
 import labkit
+from labkit import store
 
 FLOORS = [
     ["params", "paramfiles", "device", "intervals", "store", "results", "networks", "workers", "progress", "published"],
@@ -47,6 +50,12 @@ def test_imports_run_downward_only():
                 upward.append(f"{path.relative_to(HOUSE)} imports {module}")
         assert here in height, f"{here} has no floor: draw it into the picture"
     assert upward == []
+
+
+def test_no_imports_run_in_a_circle():
+    modules = [module.name for module in pkgutil.walk_packages(labkit.__path__, "labkit.")]
+    rests_on = {module: set(store._imports(module)) - {module} for module in modules}
+    assert len(list(TopologicalSorter(rests_on).static_order())) == len(modules) > 80
 
 
 def test_the_readme_draws_every_room():

@@ -194,6 +194,13 @@ def test_accuracy_is_not_broadcast():
         correct(small_cnn(), images(4), torch.arange(4)[:, None])
 
 
+def test_a_label_that_no_logit_belongs_to_is_named():
+    y = torch.tensor([0, 1, 2, 10])
+    for judge in (correct, lambda *given: evaluate(*given, {}, 0.1), lambda *given: withstand(*given, 0.1, steps=2)):
+        with pytest.raises(ValueError, match="a label is 10, but the model has 10 classes"):
+            judge(small_cnn(), images(4), y)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_an_evaluation_judges_in_the_images_own_format(dtype):
     model, x = Linear(1).to(dtype), images().to(dtype)

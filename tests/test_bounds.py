@@ -153,3 +153,13 @@ def test_a_leaky_slope_s_rounding_is_covered():
 def test_a_radius_in_grey_levels_is_refused():
     with pytest.raises(ValueError, match="divide by 255"):
         certified(build(0), torch.rand(1, 1, 28, 28), torch.tensor([0]), 8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "problem"),
+    [(255.0, [0], "within"), (-0.1, [0], "within"), (float("nan"), [0], "within"), (0.5, [0, 1], "one label an image")],
+)
+def test_nothing_is_certified_of_what_is_no_image(images, labels, problem):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+    with pytest.raises(ValueError, match=problem):
+        certified(model, torch.full((1, 1, 3, 3), images), torch.tensor(labels), 0.1)

@@ -19,6 +19,7 @@ from labkit.canaries import (
     mislabelled,
     one_run,
     p_value,
+    reach,
     refuted,
     white_box,
 )
@@ -105,6 +106,17 @@ def test_a_coin_that_nobody_saw_demonstrates_nothing():
     _, inserted = gaussian_game(1.0, 2000, seed=2)
     scores = np.random.default_rng(3).standard_normal(2000)
     assert one_run(scores, inserted, DELTA).epsilon < 0.3
+
+
+@pytest.mark.parametrize("bound", [lower_bound, curve_lower_bound])
+def test_no_game_shows_more_than_the_reach(bound):
+    most = reach(1000, DELTA, bound=bound)
+    _, inserted = gaussian_game(1.0, 1000, seed=4)
+    for told in (0.6, 0.9, 1.0):  # of the coins, by whoever sees them
+        seen = np.random.default_rng(5).random(1000) < told
+        assert one_run(np.where(seen, inserted, ~inserted), inserted, DELTA, bound=bound).epsilon <= most + 0.2
+    assert one_run(inserted, inserted, DELTA, bound=bound).epsilon == pytest.approx(most, abs=0.2)
+    assert reach(1000, 100 * DELTA, bound=bound) < most
 
 
 def test_one_run_refuses():

@@ -54,11 +54,13 @@ def test_a_gpu_that_only_emulates_half_precision_trains_without(native: bool, dt
     assert device.training_dtype(torch.device("cuda")) == dtype
 
 
-def test_how_sums_are_rounded_is_told() -> None:
-    assert device.numerics(torch.device("cuda")) == {"device": "cuda", "deterministic": False}
+def test_how_sums_are_rounded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    assert device.numerics(torch.device("cuda")) == {"device": "cuda", "kernels": "A GPU", "deterministic": False}
     torch.use_deterministic_algorithms(True)
     try:
-        assert device.numerics(torch.device("cpu")) == {"device": "cpu", "deterministic": True}
+        kernels = torch.backends.cpu.get_cpu_capability()
+        assert device.numerics(torch.device("cpu")) == {"device": "cpu", "kernels": kernels, "deterministic": True}
     finally:
         torch.use_deterministic_algorithms(False)
 

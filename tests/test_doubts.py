@@ -8,7 +8,7 @@ from attacked import Linear, images
 from torch import nn
 
 from labkit.attacks import STANDARD, evaluate, pgd, square
-from labkit.attacks.doubts import beyond_gradients, probabilities, rise, signs, silent, unforeseen, unsteadiness
+from labkit.attacks.doubts import black_box, probabilities, rise, signs, silent, unforeseen, unsteadiness
 
 
 class Trained(nn.Module):
@@ -60,23 +60,28 @@ def red(checks):
     return {check.name for check in checks if not check.passed}
 
 
+def all_signs(model, x, y, eps, attacks):
+    fell = evaluate(model, x, y, attacks, eps).fell["square"]
+    return [*signs(model, x, y, eps), black_box({eps: fell.double().mean().item()}, len(x))]
+
+
 THOROUGH = STANDARD | {"square": partial(square, queries=1000)}
 QUICK = {"pgd": partial(pgd, steps=20), "square": partial(square, queries=1000)}
 
 
 def test_a_trained_and_a_linear_model_raise_no_doubt(honest, points):
     x, y = points
-    assert red(signs(honest, x, y, 0.05, evaluate(honest, x, y, THOROUGH, 0.05))) == set()
+    assert red(all_signs(honest, x, y, 0.05, THOROUGH)) == set()
     linear = Linear(4, 64)
     y = linear(x).argmax(1)
-    assert red(signs(linear, x, y, 0.05, evaluate(linear, x, y, THOROUGH, 0.05))) == set()
+    assert red(all_signs(linear, x, y, 0.05, THOROUGH)) == set()
 
 
 def test_a_saturated_model_is_found_out(honest, points):
     x, y = points
     masked = Through(honest, behind=lambda z: 1e4 * z)
     found = evaluate(masked, x, y, QUICK, 0.05)
-    doubts = red(signs(masked, x, y, 0.05, found))
+    doubts = red(all_signs(masked, x, y, 0.05, QUICK))
     assert {"the loss has gradients", "Square adds nothing to the gradient attacks"} <= doubts
     assert found.stands.sum() < found.after["pgd"].sum()  # and rightly so: less stands than PGD says
 
@@ -98,7 +103,7 @@ def test_a_quantised_model_is_found_out(honest, points):
     x, y = points
     masked = Through(honest, before=lambda x: (8 * x).round() / 8)
     y = masked(x).argmax(1)
-    doubts = red(signs(masked, x, y, 0.1, evaluate(masked, x, y, QUICK, 0.1)))
+    doubts = red(all_signs(masked, x, y, 0.1, QUICK))
     assert {
         "the loss has gradients",
         "gradients foretell the loss",
@@ -150,10 +155,12 @@ def test_rise_is_the_highest_above_an_earlier_one():
     assert rise([]) == 0
 
 
-def test_beyond_gradients_counts_what_square_alone_broke(honest, points):
-    x, y = points
-    idle = evaluate(honest, x, y, {"pgd": lambda model, images, labels, eps: images, "square": QUICK["square"]}, 0.05)
-    assert beyond_gradients(idle) == idle.fell["square"].double().mean() > 0
+@pytest.mark.parametrize(("most", "points", "passed"), [(0.02, 100, True), (0.03, 100, False), (0.006, 1000, False)])
+def test_square_may_break_two_images_alone_or_half_a_percent(most, points, passed):
+    found = black_box({0.1: 0.0, 0.3: most}, points)
+    assert found.passed == passed
+    assert found.detail.endswith("at eps 0.3")
+    assert black_box({0.1: 0.0}, points).detail == "0.0 % fell to Square alone"
 
 
 def test_signs_need_images_and_a_radius(honest, points):

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-from labkit.params import ParameterError
+from labkit.lab import Lab
+from labkit.params import ParameterError, validate
+from labkit.store import Store
 
 OPEN = "import labkit\nlab = labkit.open(globals())"
 SMALL = 'dataset = "digits"\ntrain_size = 1000\nbatch_size = 64\ngmm_components = [1, 2]'
@@ -88,3 +91,15 @@ def test_provenance_says_what_was_used(shell: InteractiveShell) -> None:
     assert (facts["dataset"], facts["train_images"], facts["test_images"]) == ("digits", 1000, 500)
     assert facts["dataset_sha256"] == lab.data.sha256
     assert facts["parameters"]["test_size"] == 1200
+
+
+def test_controls_differ_from_shadows_by_the_regime_alone(tmp_path) -> None:
+    small = {"dataset": "digits", "train_size": 400, "test_size": 200, "shadow_models": 4, "shadow_pgd_models": 4}
+    epochs = {"shadow_epochs": 2, "shadow_pgd_epochs": 1, "train_steps": 1}
+    lab = Lab(validate(small | epochs, "test"), store=Store(tmp_path))
+    defended, control = lab.shadows("pgd"), lab.controls("pgd")
+    assert torch.equal(control.members, defended.members)
+    assert (
+        (control.recipe.epochs, control.recipe.mirror) == (defended.recipe.epochs, defended.recipe.mirror) == (1, True)
+    )
+    assert control.recipe.rule == lab.shadows("standard").recipe.rule != defended.recipe.rule

@@ -80,7 +80,7 @@ def test_level_with_the_best_is_who_differs_on_few_images():
 
     assert measure.level_with(best, {"same": best, "five": worse_on(5)}) == ["same", "five"]
     assert measure.level_with(best, {"six": worse_on(6)}) == []  # p = 1/32
-    assert measure.level_with(best, {"six": worse_on(6), "same": best}) == ["six", "same"]  # 2/32 after Holm
+    assert measure.level_with(best, {"six": worse_on(6), "same": best}) == ["six", "same"]  # 3/32: three pairs
     assert measure.level_with(best, {"eight": worse_on(8), "five": worse_on(5)}) == ["five"]
     assert measure.level_with(best, {}) == []
 

@@ -1,5 +1,7 @@
 """EM against scikit-learn, closed forms and finite differences; the edges where mixtures usually break."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -299,8 +301,17 @@ def test_bad_settings_are_named(bad, says):
             kind(**bad)
 
 
+@pytest.mark.parametrize("weights", [[5.0, -1.0], [1.5, -0.5], [0.5, 0.4]])
+def test_weights_of_a_start_are_shares(weights):
+    with pytest.raises(ValueError, match="must be shares"):
+        GaussianMixture(2, weights_init=weights).fit(points())
+
+
 def test_misuse_of_the_classifier_is_named():
     x, y = labelled()
+    for temperature in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="positive and finite"):
+            MixtureClassifier(2, temperature=temperature)
     with pytest.raises(ValueError, match="not fitted"):
         MixtureClassifier(2).predict(x)
     with pytest.raises(ValueError, match="not fitted"):

@@ -1,8 +1,10 @@
 """Notebooks run headless: what fails is said in the file, the page and the exit code, and nothing else suffers."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +13,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from reporting import DIE, Made, make, write_notebook, write_profile
 
+from labkit.report.progress import progress_on
 from labkit.report.publish import Unpublished, publish, staging
+from labkit.report.run import run_notebook
 
 pytestmark = pytest.mark.slow
 
@@ -187,6 +192,59 @@ def test_what_cannot_even_be_moved_is_copied(tmp_path: Path, monkeypatch: pytest
                 publish(staged, folder)
     (kept,) = tmp_path.glob("unpublished-*")
     assert (kept / "index.html").read_text() == "new"
+
+
+def test_what_cannot_be_kept_anywhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with staging(tmp_path / "report") as place:
+        staged = place / "report"
+        staged.mkdir()
+        (staged / "index.html").write_text("new")
+        for owner, name in ((os, "rename"), (os, "replace"), (shutil, "copytree")):
+            monkeypatch.setattr(owner, name, refuse)
+        with pytest.raises(Unpublished, match=r"cannot be kept elsewhere either .*make room"):
+            publish(staged, tmp_path / "report")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_does_not_leave_half_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+):
+    heard, replace = signal.signal(how, signal.default_int_handler), os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        signal.raise_signal(how)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    try:
+        with staging(tmp_path / "report") as place:
+            staged = place / "report"
+            staged.mkdir()
+            for name in ("01_utility.html", "index.html"):
+                (staged / name).write_text("new")
+            publish(staged, tmp_path / "report")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(how)
+    finally:
+        signal.signal(how, heard)
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"01_utility.html", "index.html"}
+
+
+def test_a_notebook_that_papermill_could_not_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A full disk: the file is cut short."""
+    source = write_notebook(tmp_path / "notebooks", "01_short", "md:# Short", "1 + 1")
+
+    def cut(source: str, target: str, *_: object, **__: object) -> None:
+        Path(target).write_text('{"cells": [')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(papermill, "execute_notebook", cut)
+    (tmp_path / "out" / "notebooks").mkdir(parents=True)
+    target = tmp_path / "out" / "notebooks" / "01_short.ipynb"
+    outcome = run_notebook(source, target, {}, progress_on(io.StringIO(), tmp_path / "progress"))
+    assert outcome.failed
+    assert "No space left on device" in outcome.reason
+    assert target.exists()
 
 
 def refuse(*_: object, **__: object) -> None:

@@ -1,5 +1,6 @@
 """Evaluations are values: kept under all that determines them, and taken apart as a naive count would."""
 
+import importlib
 from functools import partial
 
 import pytest
@@ -147,6 +148,39 @@ def test_a_fingerprint_is_the_model_s_not_its_mode_s():
     cvae = CVAE(4)
     soft, sharp = (generative.ElboLogits(cvae, temperature=t) for t in (10.0, 1.0))
     assert fingerprint(soft) != fingerprint(sharp)
+
+
+class Times(nn.Module):
+    """What it multiplies by is no parameter, and not in its name."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize("other", [-1, torch.tensor(2.0), True])
+def test_a_fingerprint_looks_into_every_part(other):
+    first, second = (nn.Sequential(nn.Flatten(), Times(factor)) for factor in (torch.tensor(1.0), other))
+    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint(second) == fingerprint(nn.Sequential(nn.Flatten(), Times(other)))
+
+
+def test_a_fingerprint_is_of_the_source_of_a_user_s_class(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for power in (1, 2):
+        source = "from torch import nn\nclass Own(nn.Module):\n    def forward(self, x):\n"
+        source += f"        return x.flatten(1) ** {power}\n"
+        (tmp_path / f"own_{power}.py").write_text(source)
+        found.append(fingerprint(importlib.import_module(f"own_{power}").Own()))
+    assert found[0] != found[1]
+    nowhere = {}
+    exec(source, nowhere)
+    with pytest.raises(ValueError, match="put it into a file"):
+        fingerprint(nowhere["Own"]())
 
 
 def test_described_says_function_and_settings():

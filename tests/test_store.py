@@ -260,6 +260,25 @@ def test_code_version_follows_the_source(tmp_path: Path, monkeypatch: pytest.Mon
         code_version("labkit_none")
 
 
+def test_the_code_of_a_running_lab_is_the_one_it_was_imported_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that somebody edits while a kernel runs must not become part of the key of what the old code makes."""
+    found = code_version("labkit.intervals")
+    code_version.cache_clear()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"edited = True\n")
+    assert code_version("labkit.intervals") == found
+    code_version.cache_clear()
+
+
+def test_what_a_killed_run_left_half_written_goes(store: Store, make: Maker) -> None:
+    store.get("classifier", {"seed": 1}, make)
+    (path,) = (store.root / "classifier").glob("*.safetensors")
+    path.unlink()
+    for end in ("safetensors.abc", "json.def"):
+        path.with_name(f".{path.stem}.{end}").write_bytes(b"half")
+    store.get("classifier", {"seed": 1}, make)
+    assert {p.suffix for p in path.parent.iterdir()} == {".safetensors", ".json", ".lock"}
+
+
 HOUSE = Path(labkit.__file__).parent
 KEPT = {  # modules that keep results, and what their numbers rest on, or do not
     "training.ensemble": ({"training.loop", "training.capture", "attacks.ascent", "workers"}, {"attacks.ensemble"}),

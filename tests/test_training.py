@@ -23,9 +23,9 @@ from labkit.training import (
     Recipe,
     Trades,
     epsilon,
+    every_account,
     gradient_norms,
     noise_multiplier,
-    side_by_side,
     train,
 )
 from labkit.training.accounting import composed, gaussian_epsilon, limit_mu, limit_noise, noise_beside
@@ -273,11 +273,11 @@ def test_mechanisms_beside_each_other_compose():
         noise_beside(1.0, 0.1, 100, 1e-5, ((0.5, 1.0, 1),))
 
 
-def test_accountants_side_by_side():
-    found = side_by_side(3.39, 8192 / 60_000, 293, 1e-5)
+def test_every_account():
+    found = every_account(3.39, 8192 / 60_000, 293, 1e-5)
     assert found["prv"] == pytest.approx(3.0, abs=0.05)
     assert found["gaussian limit"] < found["prv"] < found["rdp"] < found["shuffled"]
-    exact = side_by_side(2.0, 1.0, 16, 1e-5)  # nothing is sampled: all but RDP are one Gaussian mechanism
+    exact = every_account(2.0, 1.0, 16, 1e-5)  # nothing is sampled: all but RDP are one Gaussian mechanism
     assert exact["gaussian limit"] == pytest.approx(gaussian_epsilon(2.0, 1e-5))
     assert exact["prv"] == pytest.approx(exact["gaussian limit"], abs=0.02)
     assert exact["shuffled"] == pytest.approx(exact["gaussian limit"])
@@ -293,8 +293,15 @@ def test_gaussian_epsilon_solves_its_equation(mu):
         assert norm.cdf(mu / 2 - e / mu) - tail == pytest.approx(1e-5, rel=1e-4)
     else:
         assert mu <= 0.01
-    with pytest.raises(ValueError, match="finite mu"):
-        gaussian_epsilon(math.inf, 1e-5)
+    with pytest.raises(ValueError, match="at least 0"):
+        gaussian_epsilon(-1.0, 1e-5)
+
+
+def test_too_little_noise_hides_nothing():
+    assert limit_mu(0.03, 0.01, 100) == gaussian_epsilon(math.inf, 1e-5) == math.inf
+    for account in (limit_mu, every_account):
+        with pytest.raises(ValueError, match="noise_multiplier = 0 must be positive"):
+            account(0, 0.01, 100, *([1e-5] if account is every_account else []))
 
 
 def test_gradient_norms_are_those_of_autograd():

@@ -7,14 +7,13 @@ high, not by how much.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from labkit.attacks.ascent import input_gradient, slope
-from labkit.attacks.ensemble import Evaluation
 from labkit.attacks.gradient import fgsm, pgd, withstand
 from labkit.attacks.losses import margin
 from labkit.attacks.promises import check, correct, eval_mode, outputs
@@ -74,28 +73,21 @@ def rise(accuracies: Sequence[float]) -> float:
     return most
 
 
-def beyond_gradients(evaluation: Evaluation, black_box: str = "square") -> float:
-    """Share of the points that fell to the attack without gradients and to none before it."""
-    return evaluation.fell[black_box].double().mean().item()
-
-
 def signs(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     eps: float,
-    evaluation: Evaluation | None = None,
     *,
     seed: int = 0,
 ) -> list[Check]:
-    """All signs, each as a check that fails where the evaluation is to be doubted.
+    """All signs but :func:`black_box`, each as a check that fails where the evaluation is to be doubted.
 
     Args:
         model: images in [0, 1] to logits [N, C].
         images: [N, ...] in [0, 1], at least one; a few hundred say enough.
         labels: [N] int64, the true classes.
         eps: l-infinity radius that is evaluated, above 0.
-        evaluation: of the standard ensemble, at ``eps``, on any images; None leaves Square's sign out.
         seed: of PGD's starts.
 
     Raises:
@@ -117,7 +109,7 @@ def signs(
     # From a random start PGD may find a slope all the same; FGSM, which starts at the image, cannot.
     quiet, hidden = _shares(flat, flat & stands)
     left = withstand(model, images, labels, EVERYTHING, steps=20, seed=seed).double().mean().item()
-    found = [
+    return [
         Check(
             "the loss has gradients",
             quiet <= 0.01,
@@ -131,13 +123,18 @@ def signs(
         Check("PGD is not weaker than FGSM", rise(single) <= slack, _line(single)),
         Check(f"at eps {EVERYTHING:g} hardly anything stands", left <= 0.03, f"{100 * left:.1f} % left"),
     ]
-    if evaluation is not None:
-        more = beyond_gradients(evaluation)
-        detail = f"{100 * more:.1f} % of the images fell to Square alone"
-        found.append(
-            Check("Square adds nothing to the gradient attacks", more <= max(0.005, 2 / len(evaluation.right)), detail)
-        )
-    return found
+
+
+def black_box(alone: Mapping[float, float], points: int) -> Check:
+    """The sign that images fell to Square, which asks for no gradients, and to none of the attacks before it.
+
+    Args:
+        alone: by eps, the share of the images that did.
+        points: how many images there are.
+    """
+    eps, most = max(alone.items(), key=lambda pair: pair[1])
+    detail = f"{100 * most:.1f} % fell to Square alone" + (f", at eps {eps:g}" if most else "")
+    return Check("Square adds nothing to the gradient attacks", most <= max(0.005, 2 / points), detail)
 
 
 def _shares(*found: Tensor) -> list[float]:

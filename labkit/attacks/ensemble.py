@@ -14,7 +14,7 @@ from labkit.attacks.autopgd import apgd, apgd_targeted
 from labkit.attacks.balls import around
 from labkit.attacks.boundary import fab_targeted
 from labkit.attacks.losses import margin
-from labkit.attacks.promises import check, outputs
+from labkit.attacks.promises import check, judged, outputs
 from labkit.attacks.random_search import square
 from labkit.device import derive
 
@@ -143,4 +143,4 @@ def autoattack(model: nn.Module, images: Tensor, labels: Tensor, eps: float, *, 
 def _judged(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Which images are classified right, bool [N], and the margin loss, [N]."""
     logits = outputs(model, images)
-    return logits.argmax(1) == labels, margin(logits, labels)
+    return judged(logits, labels), margin(logits, labels)

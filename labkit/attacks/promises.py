@@ -49,7 +49,18 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     check_labels(images, labels)
     if not len(images):
         return labels.new_empty(0, dtype=torch.bool)
-    return outputs(model, images).argmax(1) == labels
+    return judged(outputs(model, images), labels)
+
+
+def judged(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which logits [N, C], N at least 1, are highest where the labels [N] say: bool [N].
+
+    Raises:
+        ValueError: a label that no logit belongs to.
+    """
+    if labels.max() >= logits.shape[1]:
+        raise ValueError(f"a label is {labels.max()}, but the model has {logits.shape[1]} classes, counted from 0")
+    return logits.argmax(1) == labels
 
 
 def rivals(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Canaries: what an audit of one training run demonstrates about its epsilon, from below."""
 
-from labkit.canaries.bound import LowerBound, lower_bound, one_run, p_value
+from labkit.canaries.bound import LowerBound, lower_bound, one_run, p_value, reach
 from labkit.canaries.dirac import BatchClipped, Played, white_box
 from labkit.canaries.mislabelled import Planted, mislabelled
 from labkit.canaries.tradeoff import curve_lower_bound, gaussian_lower_bound, refuted
@@ -16,6 +16,7 @@ __all__ = [
     "mislabelled",
     "one_run",
     "p_value",
+    "reach",
     "refuted",
     "white_box",
 ]

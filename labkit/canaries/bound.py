@@ -131,3 +131,13 @@ def one_run(
         right = int(coins[order[:half]].sum() + (~coins[order[-half:]]).sum())
         found.append(bound(right, 2 * half, len(s), delta, level=each))
     return replace(max(found, key=lambda one: one.epsilon), level=level)
+
+
+def reach(canaries: int, delta: float, *, bound: Bound = lower_bound) -> float:
+    """The most that :func:`one_run` can demonstrate with so many canaries: where the auditor knows every coin.
+
+    A claim beyond it cannot be refuted. With delta > 0 more canaries may even show less: so many times as often may
+    delta let one of them be told.
+    """
+    coins = np.arange(canaries) % 2 == 0
+    return one_run(coins, coins, delta, bound=bound).epsilon

@@ -90,6 +90,8 @@ class MixtureClassifier:
         check_settings(n_components, covariance, shrinkage, reg_covar, max_iter, n_init)
         if pca_dim is not None and pca_dim < 1:
             raise ValueError(f"pca_dim = {pca_dim}, but must be at least 1, or None for no PCA")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature = {temperature} must be positive and finite: logits are divided by it")
         self.settings = {
             "n_components": int(n_components),
             "covariance": covariance,

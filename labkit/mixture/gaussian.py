@@ -142,6 +142,8 @@ class GaussianMixture:
                 argument = "precisions_init" if name == "covariances" else f"{name}_init"
                 raise ValueError(f"{argument} has shape {list(value.shape[1:])}, but must be {list(part.shape[1:])}")
             parts[name] = value
+        if "weights" in parts and not (parts["weights"].min() >= 0 and abs(parts["weights"].sum() - 1) < 1e-6):
+            raise ValueError(f"weights_init = {parts['weights'][0].tolist()} must be shares: 0 or more each, 1 in all")
         if "covariances" in parts:
             invert = torch.reciprocal if self.covariance == "diag" else torch.linalg.inv
             parts["covariances"] = invert(parts["covariances"])

@@ -13,7 +13,7 @@ from labkit.results import overlap
 
 # What a row tells of its measurement; all else says what was measured.
 _MEASURED = frozenset({"value", "low", "high", "n", "interval"})
-_FOUND_BESIDE = frozenset({"nowhere", "no_gradient", "temperature", "guesses", "right"})
+_FOUND_BESIDE = frozenset({"nowhere", "no_gradient", "temperature", "guesses", "right", "reach", "guessing"})
 
 
 class CompareError(ValueError):

@@ -1,4 +1,6 @@
-"""A report appears file by file, whole, and takes away nothing but the report that was there before."""
+"""A report appears file by file, whole. It replaces files of a report's names, and removes nothing but what is left of
+the report that was there before.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,37 +52,56 @@ def publish(staged: Path, folder: Path) -> None:
 
     Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's.
 
+    An interrupt (SIGINT, SIGTERM) is not heeded meanwhile: it would leave half of one report and half of another.
+
     Raises:
         Unpublished: a file cannot be put in its place. It and those that were to follow lie in a folder of their own,
             beside what was there and the files that had been put there already, or with the system's temporary files.
     """
     old = _listed(folder / "summary.json")
     new = sorted(str(p.relative_to(staged)) for p in staged.rglob("*") if p.is_file())
-    for name in sorted(new, key=lambda n: (n == "index.html", n)):
-        target = folder / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staged / name, target)
-        except OSError as error:
-            kept = _kept(staged, folder)
-            raise Unpublished(
-                f"the report is made, but {target} cannot be put in place ({error.strerror}); it and what was to "
-                f"follow lie in {kept}: make room for them and move them, or run again, finished work is in the store"
-            ) from error
-    for name in old - set(new):
-        with suppress(OSError):  # somebody has put a folder there
-            (folder / name).unlink(missing_ok=True)
-    for leaf in ("figures", "notebooks"):
-        with suppress(OSError):  # not there, or not empty
-            (folder / leaf).rmdir()
+    with _deaf():
+        for name in sorted(new, key=lambda n: (n == "index.html", n)):
+            target = folder / name
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staged / name, target)
+            except OSError as error:
+                raise Unpublished(
+                    f"the report is made, but {target} cannot be put in place ({error.strerror}); it and what was to "
+                    f"follow {_kept(staged, folder)}; or run again, finished work is in the store"
+                ) from error
+        for name in old - set(new):
+            with suppress(OSError):  # somebody has put a folder there
+                (folder / name).unlink(missing_ok=True)
+        for leaf in ("figures", "notebooks"):
+            with suppress(OSError):  # not there, or not empty
+                (folder / leaf).rmdir()
 
 
-def _kept(staged: Path, folder: Path) -> Path:
-    """Where the report lies now; not below ``folder`` if that cannot be written any more."""
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Interrupts are lost on this process; where signals are not this thread's to set, they are not."""
+    before = {}
+    with suppress(ValueError):
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return staged.rename(tempfile.mkdtemp(prefix="unpublished-", dir=folder))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _kept(staged: Path, folder: Path) -> str:
+    """Keep the report, not below ``folder`` if that cannot be written any more, and say where."""
+    try:
+        kept = staged.rename(tempfile.mkdtemp(prefix="unpublished-", dir=folder))
     except OSError:
-        return Path(shutil.copytree(staged, tempfile.mkdtemp(prefix="unpublished-"), dirs_exist_ok=True))
+        try:
+            kept = Path(shutil.copytree(staged, tempfile.mkdtemp(prefix="unpublished-"), dirs_exist_ok=True))
+        except (OSError, shutil.Error) as error:
+            return f"cannot be kept elsewhere either ({error}): make room"
+    return f"lie in {kept}: make room for them and move them"
 
 
 def _listed(summary: Path) -> set[str]:

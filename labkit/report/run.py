@@ -112,7 +112,11 @@ def run_notebook(
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
 
-    notebook = nbformat.read(unfinished if unfinished.exists() else source, as_version=4)
+    try:
+        notebook = nbformat.read(unfinished, as_version=4)
+    except (OSError, ValueError) as error:  # papermill did not come to write it, or not to the end
+        reason = reason or f"the executed notebook cannot be read ({type(error).__name__}: {error})"
+        notebook = nbformat.read(source, as_version=4)
     unfinished.unlink(missing_ok=True)
     # papermill's own marks are HTML in two more cells, which would shift the count of cells.
     notebook = remove_error_markers(notebook)

@@ -1,6 +1,6 @@
 """Training: regimes as gradient rules, many models as one, and the privacy they prove."""
 
-from labkit.training.accounting import epsilon, noise_multiplier, side_by_side
+from labkit.training.accounting import epsilon, every_account, noise_multiplier
 from labkit.training.clipping import gradient_norms
 from labkit.training.ensemble import Ensemble, predict, train
 from labkit.training.regimes import DEFENCES, LARGE, REGIMES, Recipe
@@ -20,10 +20,10 @@ __all__ = [
     "Recipe",
     "Trades",
     "epsilon",
+    "every_account",
     "gradient_norms",
     "milestones",
     "noise_multiplier",
     "predict",
-    "side_by_side",
     "train",
 ]

@@ -54,8 +54,7 @@ def composed(parts: tuple[tuple[float, float, int], ...], delta: float, *, accou
         raise ValueError(f"accountant = {accountant!r}: known are {', '.join(ACCOUNTANTS)}")
     for sigma, sample_rate, steps in parts:
         _check(sample_rate, steps, delta)
-        if not sigma > 0:
-            raise ValueError(f"noise_multiplier = {sigma} must be positive: without noise there is no epsilon")
+        _check_noise(sigma)
     history = [part for part in parts if part[2] > 0]
     if not history:
         return 0.0
@@ -134,11 +133,18 @@ def limit_mu(noise_multiplier: float, sample_rate: float, steps: int) -> float:
 
     Args:
         noise_multiplier, sample_rate, steps: as for :func:`epsilon`.
+
+    Returns:
+        mu; infinite where there is too little noise for a float.
     """
     _check(sample_rate, steps, 0.5)
+    _check_noise(noise_multiplier)
     if sample_rate == 1:
         return math.sqrt(steps) / noise_multiplier
-    return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
+    try:
+        return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
+    except OverflowError:
+        return math.inf
 
 
 def limit_noise(epsilon: float, sample_rate: float, steps: int, delta: float) -> float:
@@ -156,11 +162,13 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     """The epsilon of mu-Gaussian privacy: Dong, Roth and Su (2022), corollary 1; Balle and Wang (2018), theorem 8.
 
     Args:
-        mu: at least 0: as hard to tell as N(0, 1) from N(mu, 1).
+        mu: at least 0: as hard to tell as N(0, 1) from N(mu, 1); infinite where nothing is hidden.
         delta: in (0, 1).
     """
-    if not 0 <= mu < math.inf or not 0 < delta < 1:
-        raise ValueError(f"mu = {mu}, delta = {delta}: need a finite mu, at least 0, and delta in (0, 1)")
+    if not mu >= 0 or not 0 < delta < 1:
+        raise ValueError(f"mu = {mu}, delta = {delta}: need a mu of at least 0, and delta in (0, 1)")
+    if mu == math.inf:
+        return math.inf
 
     def excess(e: float) -> float:
         """delta(e), less the one that is asked for; in logarithms, which do not overflow."""
@@ -184,10 +192,11 @@ def shuffled_epsilon(noise_multiplier: float, epochs: int, delta: float) -> floa
     Args:
         noise_multiplier: as for :func:`epsilon`; epochs: E, passes over the data; delta: in (0, 1).
     """
+    _check_noise(noise_multiplier)
     return gaussian_epsilon(math.sqrt(epochs) / noise_multiplier, delta)
 
 
-def side_by_side(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
+def every_account(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
     """The epsilon of one run by every way of accounting, by name.
 
     Returns:
@@ -200,6 +209,11 @@ def side_by_side(noise_multiplier: float, sample_rate: float, steps: int, delta:
         "gaussian limit": gaussian_epsilon(limit_mu(noise_multiplier, sample_rate, steps), delta),
         "shuffled": shuffled_epsilon(noise_multiplier, max(1, round(steps * sample_rate)), delta),
     }
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    if not noise_multiplier > 0:
+        raise ValueError(f"noise_multiplier = {noise_multiplier} must be positive: without noise there is no epsilon")
 
 
 def _check(sample_rate: float, steps: int, delta: float) -> None:

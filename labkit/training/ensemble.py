@@ -18,9 +18,9 @@ from labkit.data import Dataset, Split
 from labkit.device import derive, numerics, training_dtype
 from labkit.networks import build
 from labkit.store import Store, checksum, code_version
-from labkit.training.loop import fit
+from labkit.training.loop import Tick, fit
 from labkit.training.regimes import Recipe
-from labkit.training.schedule import WAVE, Entry, Tick, one_a_core, side_by_side
+from labkit.training.schedule import WAVE, Entry, one_a_core, side_by_side
 from labkit.training.watch import Network, Progress, predict, restored
 from labkit.workers import Crew
 

@@ -1,9 +1,9 @@
 """The training loop: one for every rule, one model or a stack of them, one core or a GPU.
 
 A batch is computed in pieces, which a crew of threads shares on the CPU; the sum over pieces is taken in their order.
-So a model's parameters depend on the recipe, the data, its members and its seed, and not on how many cores or models
-worked beside it, bit for bit. On a GPU the batch is one piece, each model has a stream of its own (those of DP-SGD are
-stacked), and a step of all of them is captured once and replayed.
+So a model's parameters depend on the recipe, the data, its members and its seed, and not on how many cores worked on
+it, bit for bit. On a GPU the batch is one piece, each model has a stream of its own, and a step of all of them is
+captured once and replayed. Models of DP-SGD are stacked: who stands beside one decides how its sums are rounded.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.training.loop import Tick
 from labkit.workers import Crew, give_memory_back, halved
 
-Tick = Callable[[int], None]
 Entry = tuple[dict[str, Tensor], dict[str, Any]]  # a trained model's parameters, and facts about its training
 # Models by index, trained side by side, in pieces of so many examples or in the recipe's.
 Make = Callable[[Sequence[int], Crew, int | None, Tick], list[Entry]]

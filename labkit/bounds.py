@@ -6,6 +6,7 @@ monotone layer maps the ends. What comes out contains whatever an attack could r
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -20,6 +21,7 @@ MONOTONE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
 REORDERING = (nn.PixelUnshuffle, nn.Flatten, nn.Identity)
 
 FLOAT32 = 2.0**-24  # the most by which one operation is rounded, relatively
+LEAST, GREATEST = 2.0**-126, 2.0**127  # what is smaller may become 0; a sum that may be greater is not bounded
 PIXEL = 2.0**-23  # the most by which a float32 pixel leaves the ball, and is rounded when it is scaled
 
 
@@ -43,12 +45,13 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
         bool [N].
 
     Raises:
-        TypeError: a layer whose bounds are not known, or a last one that is not linear.
+        TypeError: a layer whose bounds are not known, as those of hooks and of a subclass's own ``forward`` are not; or
+            a last one that is not linear.
         ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
     """
     check(images, labels, eps)
     layers = passed(deepcopy(model).double().eval())
-    if not isinstance(layers[-1], nn.Linear):
+    if not _is(layers[-1], nn.Linear):
         raise TypeError(f"the last layer is {layers[-1]}: it must be nn.Linear; give the model a method layers()")
 
     def proved(part: slice) -> Tensor:
@@ -61,10 +64,22 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
 
 
 def passed(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model, in the order in which images pass through them."""
+    """The layers of a model, in the order in which images pass through them.
+
+    Raises:
+        TypeError: hooks, which may change what passes.
+    """
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise TypeError(f"{model} has hooks, whose bounds are not known; remove them")
     if type(model).forward is nn.Sequential.forward:
         return [layer for part in model for layer in passed(part)]
-    return [inner for layer in model.layers() for inner in passed(layer)] if hasattr(model, "layers") else [model]
+    listed = inspect.ismethod(getattr(model, "layers", None))
+    return [inner for layer in model.layers() for inner in passed(layer)] if listed else [model]
+
+
+def _is(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a layer computes what one of the kinds does: a subclass may have a ``forward`` of its own."""
+    return any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in kinds)
 
 
 def worst_logits(
@@ -101,25 +116,26 @@ def worst_logits(
     if rounding:
         size = (centre.abs() + radius) @ weight.abs().mT  # [M, B, C]
         size = size if bias is None else size + bias[:, None].abs()
-        worst = worst + _most(weight.shape[2], rounding) * (size + size.gather(2, true))
+        size = size + size.gather(2, true)
+        worst = worst + _rounded(size, weight.shape[2], rounding)
     worst = worst.view(-1, classes)
     return worst.scatter(1, labels.clamp(min=0)[:, None], 0.0)
 
 
 def _through(layer: nn.Module, centre: Tensor, radius: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
     """Centre and radius of what comes out of a layer where inputs lie within ``radius`` of ``centre``."""
-    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros"):
+    if _is(layer, nn.Linear) or (_is(layer, nn.Conv2d) and layer.padding_mode == "zeros"):
         weight = layer.weight.abs()
         out, wide = layer(centre), _absolute(layer, radius, weight, None)
         if rounding:
             bias = None if layer.bias is None else layer.bias.abs()
             size = _absolute(layer, centre.abs() + radius, weight, bias)
-            wide = wide + _most(weight[0].numel(), rounding) * size
+            wide = wide + _rounded(size, weight[0].numel(), rounding)
         return out, wide
-    if isinstance(layer, MONOTONE) and getattr(layer, "negative_slope", 0.0) >= 0:
+    if _is(layer, *MONOTONE) and getattr(layer, "negative_slope", 0.0) >= 0:
         low, high = layer(centre - radius), layer(centre + radius)
         return (high + low) / 2, (high - low) / 2 + rounding * _own(layer, low, high)
-    if isinstance(layer, REORDERING):
+    if _is(layer, *REORDERING):
         return layer(centre), layer(radius)
     if hasattr(layer, "interval"):
         return layer.interval(centre, radius)
@@ -141,6 +157,10 @@ def _absolute(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Ten
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
-def _most(terms: int, rounding: float) -> float:
-    """Relative error of a sum of so many products and a bias, in any order; a little more, for float64's own."""
-    return 1.001 * (terms + 2) * rounding
+def _rounded(size: Tensor, terms: int, rounding: float) -> Tensor:
+    """Error of sums of so many products and a bias, of that size in all, in any order; more than it, for float64's own.
+
+    Infinite where the sum may not be held by a float32.
+    """
+    error = 1.001 * (terms + 2) * (rounding * size + LEAST)
+    return torch.where(size < GREATEST, error, torch.inf)

@@ -1,5 +1,6 @@
 """Attacks against a five-line reference, a linear model's exact worst case, and their promises."""
 
+import math
 from functools import partial
 
 import pytest
@@ -9,7 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from labkit.attacks import ascend, correct, evaluate, fgsm, input_gradient, pgd, withstand
+from labkit.attacks import (
+    apgd,
+    apgd_targeted,
+    ascend,
+    correct,
+    evaluate,
+    fab_targeted,
+    fgsm,
+    input_gradient,
+    pgd,
+    square,
+    withstand,
+)
+from labkit.attacks.balls import BALLS
 
 
 class Linear(nn.Module):
@@ -194,11 +208,72 @@ def test_accuracy_is_not_broadcast():
         correct(small_cnn(), images(4), torch.arange(4)[:, None])
 
 
-def test_a_label_that_no_logit_belongs_to_is_named():
-    y = torch.tensor([0, 1, 2, 10])
-    for judge in (correct, lambda *given: evaluate(*given, {}, 0.1), lambda *given: withstand(*given, 0.1, steps=2)):
-        with pytest.raises(ValueError, match="a label is 10, but the model has 10 classes"):
-            judge(small_cnn(), images(4), y)
+EVERY = {
+    "correct": correct,
+    "evaluate": partial(evaluate, attacks={}, eps=0.1),
+    "withstand": partial(withstand, eps=0.1, steps=2),
+    "fgsm": partial(fgsm, eps=0.1),
+    "pgd": partial(pgd, eps=0.1, steps=2),
+    "apgd": partial(apgd, eps=0.1, steps=2),
+    "apgd_t": partial(apgd_targeted, eps=0.1, steps=2),
+    "fab_t": partial(fab_targeted, eps=0.1, steps=2),
+    "square": partial(square, eps=0.1, queries=50),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_classes_that_do_not_fit_are_named(name):
+    with pytest.raises(ValueError, match="a label is 10, but the model has 10 classes"):
+        EVERY[name](small_cnn(), images(4), torch.tensor([0, 1, 2, 10]))
+    with pytest.raises(ValueError, match="the model has 1 class"):
+        EVERY[name](nn.Sequential(nn.Flatten(), nn.Linear(images(4)[0].numel(), 1)), images(4), torch.zeros(4).long())
+
+
+class Sick(nn.Module):
+    """Right on every image that is dark, and not a number on others."""
+
+    def forward(self, x):
+        level = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([1 - level, level], 1).where(level < 0.5, math.nan)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("correct", "evaluate")])
+def test_a_model_that_has_no_answer_is_wrong(name):
+    x, y = torch.full((4, 1, 8, 8), 0.49), torch.zeros(4, dtype=torch.long)
+    assert correct(Sick(), x, y).all()
+    assert not correct(Sick(), x + 0.1, y).any()
+    found = EVERY[name](Sick(), x, y)
+    stood = found if name == "withstand" else correct(Sick(), found, y)
+    assert not stood.any()
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("correct", "evaluate", "withstand")])
+def test_attacks_leave_the_images_graph_and_the_threads_precision(name):
+    x, y = images(70), torch.arange(70) % 10
+    found = EVERY[name](small_cnn(), x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(EVERY[name](small_cnn(), x.clone().requires_grad_(), y), found)
+    assert not found.requires_grad
+
+
+def test_a_model_without_gradients_is_left_to_the_attack_that_needs_none():
+    class Stairs(nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                level = (100 * x.flatten(1).mean(1, keepdim=True)).round()
+            return torch.cat([50 - level, level - 50], 1)
+
+    x, y = torch.full((4, 1, 8, 8), 0.47), torch.zeros(4, dtype=torch.long)
+    found = evaluate(Stairs(), x, y, {"pgd": partial(pgd, steps=3), "apgd": apgd, "square": square}, 0.05)
+    assert not found.stands.any()
+    assert found.fell["square"].sum() + found.fell["pgd"].sum() + found.fell["apgd"].sum() == 4
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_steepest_step_has_unit_length_however_flat_the_loss(scale):
+    step = BALLS["l2"].steepest(scale * torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(BALLS["l2"].length(step), torch.ones(5))
+    assert (BALLS["l2"].steepest(torch.zeros(1, 1, 8, 8)) == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -163,3 +163,42 @@ def test_nothing_is_certified_of_what_is_no_image(images, labels, problem):
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
     with pytest.raises(ValueError, match=problem):
         certified(model, torch.full((1, 1, 3, 3), images), torch.tensor(labels), 0.1)
+
+
+class Turned(nn.Linear):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_layer_that_computes_something_else_is_refused(place):
+    layers = [nn.Linear(9, 9), nn.Linear(9, 4)]
+    layers[place] = Turned(9, (9, 4)[place])
+    x, y = torch.rand(3, 1, 3, 3, generator=gen()), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(TypeError, match="Turned"):
+        certified(nn.Sequential(nn.Flatten(), *layers), x, y, 0.1)
+    hooked = nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.Linear(9, 4))
+    hooked[1 + place].register_forward_hook(lambda layer, given, out: -out)
+    with pytest.raises(TypeError, match="hooks"):
+        certified(hooked, x, y, 0.1)
+
+
+def test_layers_that_are_no_method_are_no_list_of_what_images_pass():
+    model = nn.Module()
+    model.layers = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+    with pytest.raises(TypeError, match="give the model a method layers"):
+        certified(model, torch.rand(1, 1, 3, 3), torch.zeros(1, dtype=torch.long), 0.1)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-44])
+def test_what_float32_does_not_hold_is_not_certified(scale):
+    """Sums that overflow, products that vanish: the network on paper is right, the one that runs is not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.Linear(9, 4))
+    x = torch.rand(50, 1, 3, 3, generator=gen())
+    y = model(x).argmax(1)
+    with torch.no_grad():
+        for layer in (model[1], model[2]):
+            layer.weight *= scale
+            layer.bias *= scale
+    assert not (certified(model, x, y, 0.0) & ~correct(model, x, y)).any()

@@ -479,3 +479,28 @@ def test_halves_are_independent():
     assert members.mean(1).std().item() == pytest.approx(math.sqrt(0.25 / 400), rel=0.2)  # and rows: sizes vary
     with pytest.raises(ValueError, match="at least 4"):
         halves(3, 10, gen())
+
+
+def test_rmia_far_below_what_a_probability_holds():
+    """Shadows at -900 nats: the target's ratio is the difference of logarithms."""
+    members = halves(6, 4, gen())
+    log_p = torch.full((6, 4), -900.0)
+    log_p[0] += torch.tensor([20.0, 0.0, -5.0, 1.0])
+    torch.testing.assert_close(relative(log_p, members, 0), torch.tensor([20.0, 0.0, -5.0, 1.0]).double())
+
+
+@pytest.mark.parametrize("attack", [rmia, lira, lira_offline, calibrated])
+def test_what_cannot_be_scored_is_named(attack):
+    members, labels = halves(6, 40, gen()), torch.zeros(40, dtype=torch.long)
+    logits = torch.randn(6, 40, 3, generator=gen())
+    for wrong in (labels[:-1], labels[:1]):
+        with pytest.raises(ValueError, match="one label an image"):
+            attack(logits, wrong, members, 0)
+    logits[2, 7] = torch.nan
+    with pytest.raises(ValueError, match="1 images have scores that are NaN"):
+        attack(logits, labels, members, 0)
+
+
+def test_a_curve_of_bfloat16():
+    scores, members = torch.randn(50, generator=gen()).bfloat16(), torch.arange(50) % 2 == 0
+    assert roc(scores, members).auc == roc(scores.float(), members).auc

@@ -301,6 +301,24 @@ def test_bad_settings_are_named(bad, says):
             kind(**bad)
 
 
+@BOTH
+def test_far_from_the_origin_densities_are_what_they_are_near_it(covariance):
+    x = points()
+    near = GaussianMixture(3, covariance, max_iter=5).fit(x)
+    far = GaussianMixture(3, covariance, max_iter=5).fit(x + 1e8)
+    np.testing.assert_allclose(far.score_samples(x + 1e8), near.score_samples(x), atol=1e-4)
+
+
+@pytest.mark.parametrize(("precisions", "says"), [(-1.0, "positive"), (0.0, "positive"), (math.nan, "NaN")])
+def test_precisions_of_a_start_are_positive(precisions, says):
+    for covariance, start in (
+        ("diag", np.full((2, 2), precisions)),
+        ("full", precisions * np.eye(2)[None].repeat(2, 0)),
+    ):
+        with pytest.raises(ValueError, match=says):
+            GaussianMixture(2, covariance, precisions_init=start).fit(points()[:, :2])
+
+
 @pytest.mark.parametrize("weights", [[5.0, -1.0], [1.5, -0.5], [0.5, 0.4]])
 def test_weights_of_a_start_are_shares(weights):
     with pytest.raises(ValueError, match="must be shares"):

@@ -297,6 +297,25 @@ def test_gaussian_epsilon_solves_its_equation(mu):
         gaussian_epsilon(-1.0, 1e-5)
 
 
+def test_without_sampling_epsilon_is_the_gaussian_mechanism_s_own():
+    for sigma, steps in ((1000.0, 1), (1.0, 10_000), (0.02, 1)):
+        assert epsilon(sigma, 1.0, steps, 1e-5) == gaussian_epsilon(math.sqrt(steps) / sigma, 1e-5)
+    sigma = noise_multiplier(0.005, 1.0, 1, 1e-5)
+    assert 0.0049 < epsilon(sigma, 1.0, 1, 1e-5) <= 0.005
+
+
+def test_where_delta_covers_every_draw_nothing_is_called_for():
+    assert epsilon(0.1, 1e-6, 10, 1e-5) == 0.0 < epsilon(0.5, 1e-5, 10, 1e-5)
+    with pytest.raises(ValueError, match="no noise is called for"):
+        noise_multiplier(1.0, 1e-6, 10, 1e-5)
+
+
+@pytest.mark.parametrize("arguments", [(math.inf, 0.5, 10, 1e-5), (1.0, 0.01, 1000, 1 - 1e-9)])
+def test_what_the_accountant_cannot_do_is_told(arguments):
+    with pytest.raises(ValueError, match=r"finite|finds no epsilon"):
+        epsilon(*arguments)
+
+
 def test_too_little_noise_hides_nothing():
     assert limit_mu(0.03, 0.01, 100) == gaussian_epsilon(math.inf, 1e-5) == math.inf
     for account in (limit_mu, every_account):
@@ -342,7 +361,7 @@ def test_an_epsilon_below_the_accountants_own_error_is_out_of_reach():
 
 def test_noise_where_little_is_left_and_where_epsilon_jumps():
     beside = ((30.0, 1.0, 1),)
-    cost = composed(beside, 1e-5)
+    cost = composed(((1e5, 0.1, 100), *beside), 1e-5)
     sigma = noise_beside(1.001 * cost, 0.1, 100, 1e-5, beside)  # epsilon hardly falls with noise
     assert 0.995 * cost <= composed(((sigma, 0.1, 100), *beside), 1e-5) <= 1.001 * cost
     sigma = noise_multiplier(0.1, 0.5, 1, 0.3)  # at this delta epsilon falls to zero within little

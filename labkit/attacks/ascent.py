@@ -47,7 +47,9 @@ def slope(model: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) ->
         x = images.detach().requires_grad_()
         logits = model(x)
         losses = loss(logits)
+        if not losses.requires_grad:  # a model that cannot be differentiated has no slope anywhere
+            return logits, losses, torch.zeros_like(images)
         # The sum, not the mean: an image's gradient must not shrink with the batch it is in.
-        gradient = torch.autograd.grad(losses.sum(), x)[0]
+        gradient = torch.autograd.grad(losses.sum(), x, materialize_grads=True)[0]
         # Where the loss has no slope (0 / 0 in the model), the attack stays where it is.
         return logits.detach(), losses.detach(), gradient.nan_to_num(0.0)

@@ -13,7 +13,7 @@ from labkit.attacks.ascent import slope
 from labkit.attacks.balls import Ball, around
 from labkit.attacks.losses import Loss, named, targeted_dlr, targeted_margin
 from labkit.attacks.points import Points, in_pieces, strongest, waves, where
-from labkit.attacks.promises import check, check_counts, correct, eval_mode, outputs, rivals
+from labkit.attacks.promises import check, check_counts, correct, eval_mode, hits, outputs, rivals
 
 MOMENTUM = 0.75  # alpha: how much of a step is new
 RHO = 0.75  # share of steps that must raise the loss, or the step size is halved
@@ -54,6 +54,7 @@ def apgd(
         ValueError: images outside [0, 1] or not finite, labels that do not fit, a setting out of range or unknown.
     """
     _check(images, labels, eps, norm, steps=steps, restarts=restarts)
+    images = images.detach()
     ball, draw = around(images, eps, norm), torch.Generator(device=images.device).manual_seed(seed)
     runs = ((ball.start(draw), labels[:, None]) for _ in range(restarts))
     return _search(model, images, labels, ball, restarts, runs, named(loss), steps)
@@ -82,6 +83,7 @@ def apgd_targeted(
     Returns, Raises: as for :func:`apgd`.
     """
     _check(images, labels, eps, norm, steps=steps, targets=targets)
+    images = images.detach()
     if not len(images):
         return images.clone()
     ball, draw = around(images, eps, norm), torch.Generator(device=images.device).manual_seed(seed)
@@ -159,7 +161,7 @@ def _climb(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One run on a piece: the image that broke a point or that of highest loss; highest loss [n]; bool [n], stands."""
     logits, value, gradient = slope(model, start, partial(_told, loss, classes))
-    found, highest, stood = start.clone(), value.float(), logits.argmax(1) == labels
+    found, highest, stood = start.clone(), value.float(), hits(logits, labels)
     of = _Climb(
         row=torch.arange(len(start), device=start.device),
         stands=stood.clone(),
@@ -191,7 +193,7 @@ def _climb(
         of.top = where(better, of.x, of.top)
         of.top_gradient = where(better, of.gradient, of.top_gradient)
         of.top_value = torch.maximum(value, of.top_value)
-        fallen = of.stands & (logits.argmax(1) != of.labels)
+        fallen = of.stands & ~hits(logits, of.labels)
         of.stands = of.stands & ~fallen
         found[of.row[fallen]] = of.x[fallen]
         stood[of.row[fallen]] = False

@@ -88,6 +88,8 @@ class L2:
 
     @staticmethod
     def steepest(gradient: Tensor) -> Tensor:
+        # The squares of what a sure model leaves of a gradient would underflow.
+        gradient = gradient / _wide(Linf.length(gradient), gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
         return gradient / _wide(L2.length(gradient).clamp(min=TINY), gradient)
 
     @staticmethod

@@ -13,7 +13,7 @@ from labkit.attacks.balls import Linf
 from labkit.attacks.hyperplane import onto_hyperplane
 from labkit.attacks.losses import targeted_margin
 from labkit.attacks.points import Points, in_pieces, strongest, waves, where
-from labkit.attacks.promises import check, check_counts, correct, eval_mode, rivals
+from labkit.attacks.promises import check, check_counts, correct, eval_mode, hits, rivals
 from labkit.workers import spread
 
 ALPHA_MAX = 0.1  # most weight of the projection from the image itself
@@ -69,6 +69,7 @@ def _nearest(
 ) -> tuple[Tensor, Tensor]:
     """The nearest adversarial image found, and its distance [N]; a point nearer than ``enough`` is left alone."""
     check_counts(steps=steps, targets=targets)
+    images = images.detach()
     nearest, right = images.clone(), correct(model, images, labels)
     distance = torch.where(right, torch.inf, 0.0).to(images.dtype)
     wrong = rivals(model, images, labels, targets)  # [N, k]
@@ -130,7 +131,7 @@ def _walk(
         _, value, gradient = slope(model, of.x, loss)
         x = _project(of.x, of.images, value, gradient)
         with torch.no_grad():
-            crossed = model(x).argmax(1) != of.labels
+            crossed = ~hits(model(x), of.labels)
         length = Linf.length(x - of.images)
         closer = crossed & (length < of.distance) & of.stands  # one that is done stays as it is, whoever is beside it
         of.distance = torch.where(closer, length, of.distance)
@@ -159,6 +160,6 @@ def _search(model: nn.Module, images: Tensor, labels: Tensor, beyond: Tensor) ->
     for _ in range(HALVINGS):
         middle = (within + beyond) / 2
         with torch.no_grad():
-            crossed = model(middle).argmax(1) != labels
+            crossed = ~hits(model(middle), labels)
         within, beyond = where(crossed, within, middle), where(crossed, middle, beyond)
     return beyond, Linf.length(beyond - images)

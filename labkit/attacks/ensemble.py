@@ -90,6 +90,7 @@ def evaluate(
         ValueError: as the attacks do; or an attack left the ball, the box, or the images' shape.
     """
     check(images, labels, eps, norm)
+    images = images.detach()
     ball = around(images, eps, norm)
     if not len(images):
         none = labels.new_empty(0, dtype=torch.bool)

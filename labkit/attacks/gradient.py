@@ -12,7 +12,7 @@ from labkit.attacks.ascent import ascend, slope
 from labkit.attacks.balls import Ball, around
 from labkit.attacks.losses import Loss, cross_entropy, named
 from labkit.attacks.points import in_pieces, strongest, waves
-from labkit.attacks.promises import check, check_counts, correct, eval_mode
+from labkit.attacks.promises import check, check_classes, check_counts, correct, eval_mode, hits, outputs
 from labkit.workers import spread
 
 
@@ -34,6 +34,9 @@ def fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor
         ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
     """
     check(images, labels, eps)
+    images = images.detach()
+    if len(images):
+        check_classes(outputs(model, images[:1]).shape[1], labels)
 
     def attack(part: slice) -> Tensor:
         return ascend(model, images[part], labels[part], eps, steps=1, step_size=eps, start=images[part])
@@ -79,6 +82,9 @@ def pgd(
             or norm that is unknown.
     """
     step_size = _check_steps(images, labels, eps, steps, step_size, restarts, norm)
+    images = images.detach()
+    if len(images):
+        check_classes(outputs(model, images[:1]).shape[1], labels)
     ball, climbed = around(images, eps, norm), named(loss)
     draw = torch.Generator(device=images.device).manual_seed(seed)
     best, stands = images.clone(), torch.ones_like(labels, dtype=torch.bool)
@@ -108,7 +114,7 @@ def _walk(
         x = ball.project(x + step_size * ball.steepest(gradient))
     with torch.no_grad():
         logits = model(x)  # [n, C]
-    return torch.where(logits.argmax(1) != labels, math.inf, loss(logits, labels).float()), x
+    return torch.where(hits(logits, labels), loss(logits, labels).float(), math.inf), x
 
 
 def withstand(
@@ -130,7 +136,7 @@ def withstand(
     Args, Raises: as for :func:`pgd`.
     """
     step_size = _check_steps(images, labels, eps, steps, step_size, restarts)
-    stands, ball = correct(model, images, labels), around(images, eps, "linf")
+    stands, ball = correct(model, images, labels), around(images.detach(), eps, "linf")
     draw = torch.Generator(device=images.device).manual_seed(seed)
 
     def outlast(rows: Tensor, start: Tensor) -> tuple[Tensor]:
@@ -154,7 +160,7 @@ def _outlast(model: nn.Module, labels: Tensor, ball: Ball, steps: int, step_size
         else:
             with torch.no_grad():
                 logits = model(x)
-        rows = (logits.argmax(1) == labels).nonzero()[:, 0]
+        rows = hits(logits, labels).nonzero()[:, 0]
         if len(rows) < len(left):
             left, labels, ball, x, gradient = (each[rows] for each in (left, labels, ball, x, gradient))
         if not len(left):

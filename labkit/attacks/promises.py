@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,21 @@ from labkit.workers import spread
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient to parameters inside; afterwards every submodule and parameter is as it was."""
+    """Eval mode, no gradient to parameters, no autocast inside; afterwards every submodule and parameter is as it was.
+
+    Autocast is a thread's own: those that share the work would not have it.
+    """
     modes = [(module, module.training) for module in model.modules()]
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in free:
         parameter.requires_grad_(False)
+    devices = {part.device.type for part in (*model.parameters(), *model.buffers())} | {"cpu"}
     try:
-        yield
+        with ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         for module, training in modes:
             module.training = training
@@ -53,14 +60,19 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def judged(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which logits [N, C], N at least 1, are highest where the labels [N] say: bool [N].
+    """:func:`hits` of logits [N, C], N at least 1.
 
     Raises:
-        ValueError: a label that no logit belongs to.
+        ValueError: fewer than 2 classes, or a label that is none of them.
     """
-    if labels.max() >= logits.shape[1]:
-        raise ValueError(f"a label is {labels.max()}, but the model has {logits.shape[1]} classes, counted from 0")
-    return logits.argmax(1) == labels
+    check_classes(logits.shape[1], labels)
+    return hits(logits, labels)
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which logits [N, C] are highest where the labels [N] say: bool [N]; one that is NaN makes the answer wrong."""
+    highest, answer = logits.max(1)  # NaN counts as the highest
+    return (answer == labels) & ~highest.isnan()
 
 
 def rivals(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> Tensor:
@@ -74,11 +86,9 @@ def rivals(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> Tenso
     if not len(images):
         return labels.new_empty(0, 1)
     logits = outputs(model, images)
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError(f"the model has {classes} class: there is nothing to be mistaken for")
+    check_classes(logits.shape[1], labels)
     others = logits.scatter(1, labels[:, None], -math.inf)
-    return others.topk(min(most, classes - 1)).indices
+    return others.topk(min(most, logits.shape[1] - 1)).indices
 
 
 def check(images: Tensor, labels: Tensor, eps: float, norm: str = "linf") -> None:
@@ -107,6 +117,14 @@ def check_labels(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"images are on {images.device}, labels on {labels.device}: move one of them")
     if len(labels) and labels.min() < 0:
         raise ValueError(f"a label is {labels.min()}: classes are counted from 0; leave images without a class out")
+
+
+def check_classes(classes: int, labels: Tensor) -> None:
+    """Raises ValueError where a model of so many classes cannot be mistaken, or does not know one of the labels."""
+    if classes < 2:
+        raise ValueError(f"the model has {classes} class: there is nothing to be mistaken for")
+    if labels.max() >= classes:
+        raise ValueError(f"a label is {labels.max()}, but the model has {classes} classes, counted from 0")
 
 
 def check_counts(**counts: int) -> None:

@@ -57,6 +57,7 @@ def square(
     check_counts(queries=queries)
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init = {p_init} must lie in (0, 1]: it is a share of the pixels")
+    images = images.detach()
     found = images.clone()
     standing = correct(model, images, labels).nonzero()[:, 0]
 
@@ -101,7 +102,8 @@ def _search(
     ball = Linf(images.reshape(-1, channels, height, width), eps)
 
     def loss(x: Tensor, labels: Tensor) -> Tensor:
-        return margin(model(x.view(-1, *shape)), labels)
+        found = margin(model(x.view(-1, *shape)), labels)
+        return found.masked_fill(found.isnan(), math.inf)  # no answer is a wrong one
 
     def luck(*size: int) -> Tensor:  # [n, *size]
         return torch.stack([torch.rand(size, generator=draw) for draw in draws]).to(images.device)

@@ -89,7 +89,9 @@ def roc(scores: ArrayLike, members: ArrayLike) -> Roc:
 
 def _array(values: ArrayLike) -> NDArray:
     """As numpy; a tensor may lie on a GPU."""
-    return values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, Tensor):
+        return (values.double() if values.is_floating_point() else values).numpy(force=True)
+    return np.asarray(values)
 
 
 def accuracy_at(threshold: float, scores: ArrayLike, members: ArrayLike) -> float:

@@ -61,11 +61,11 @@ def relative(log_p: Tensor, members: Tensor, target: int) -> Tensor:
         [N] float64.
     """
     signal, seen = others(log_p.double(), members, target)
-    p = signal.exp()
-    inside = (p * seen).sum(0) / seen.sum(0)  # [N], NaN where no shadow is IN
-    outside = (p * ~seen).sum(0) / (~seen).sum(0)  # [N]
-    prior = torch.where(comparable(seen), (inside + outside) / 2, p.mean(0))
-    return log_p[target].double() - prior.clamp(min=1e-300).log()
+    # Each shadow's share of p(x): a half for all that are IN, a half for all that are OUT; else as many equal ones.
+    inside, outside = seen.sum(0), (~seen).sum(0)  # [N]
+    halves = torch.where(seen, 0.5 / inside, 0.5 / outside)
+    share = torch.where(comparable(seen), halves, 1 / len(seen))  # [K, N]
+    return log_p[target].double() - (signal + share.log()).logsumexp(0)
 
 
 def calibrated(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> Tensor:

@@ -91,4 +91,6 @@ def _index(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _true(values: Tensor, labels: Tensor) -> Tensor:
+    if labels.shape[0] != values.shape[-2 if labels.ndim == 1 else -3]:
+        raise ValueError(f"labels are {list(labels.shape)}, logits {list(values.shape)}: need one label an image")
     return values.gather(-1, _index(values, labels)).squeeze(-1)

@@ -50,6 +50,8 @@ class Diagonal:
     def log_density(self, x: Tensor, means: Tensor, factor: Tensor) -> Tensor:
         """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]."""
         precision = factor * factor  # [C, K, D]
+        origin = _middle(means)  # squares of what lies far from 0 would leave nothing of their differences
+        x, means = x - origin, means - origin
         shift = (means * means * precision).sum(-1)[:, None]  # [C, 1, K]
         square = (x * x) @ precision.mT - 2 * x @ (means * precision).mT + shift  # [C, N, K]
         return factor.log().sum(-1)[:, None] - (square.clamp_min(0) + x.shape[-1] * math.log(2 * math.pi)) / 2
@@ -69,6 +71,11 @@ class Diagonal:
     def draw(self, noise: Tensor, covariances: Tensor) -> Tensor:
         """Noise [..., D] of the given covariances [..., D] from standard normal noise."""
         return noise * covariances.sqrt()
+
+
+def _middle(means: Tensor) -> Tensor:
+    """Of components [C, K, D], [D]: the medians, since an empty one may lie anywhere."""
+    return means.flatten(0, 1).median(0).values
 
 
 class Full:
@@ -134,7 +141,8 @@ class Full:
 
     def log_density(self, x: Tensor, means: Tensor, factor: Tensor) -> Tensor:
         """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]; the memory of one component at a time."""
-        squares = []
+        squares, origin = [], _middle(means)
+        x, means = x - origin, means - origin
         for k in range(means.shape[1]):
             white = x @ factor[:, k] - means[:, k, None] @ factor[:, k]  # [C, N, D]
             squares.append((white * white).sum(-1))  # [C, N]

@@ -144,7 +144,13 @@ class GaussianMixture:
             parts[name] = value
         if "weights" in parts and not (parts["weights"].min() >= 0 and abs(parts["weights"].sum() - 1) < 1e-6):
             raise ValueError(f"weights_init = {parts['weights'][0].tolist()} must be shares: 0 or more each, 1 in all")
+        if strange := [name for name, part in parts.items() if not part.isfinite().all()]:
+            raise ValueError(f"the start has NaN or infinite {', '.join(strange)}; give numbers")
         if "covariances" in parts:
+            given = parts["covariances"]
+            least = given.min() if self.covariance == "diag" else torch.linalg.eigvalsh(given).min()
+            if not least > 0:
+                raise ValueError(f"precisions_init reach down to {least:.3g}, but must be positive (definite)")
             invert = torch.reciprocal if self.covariance == "diag" else torch.linalg.inv
             parts["covariances"] = invert(parts["covariances"])
         return start._replace(**parts)

@@ -27,14 +27,14 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
         sample_rate: probability that an example enters a batch, in (0, 1].
         steps: number of steps, at least 0.
         delta: in (0, 1).
-        accountant: ``prv`` (Gopi, Lee and Wutschitz 2021; an upper bound within 0.01) or ``rdp``
-            (Mironov, Talwar and Zhang 2019; looser).
+        accountant: ``prv`` (Gopi, Lee and Wutschitz 2021; an upper bound, by 0.01 to 0.02; exact where nothing is
+            sampled, as Gaussian mechanisms) or ``rdp`` (Mironov, Talwar and Zhang 2019; looser).
 
     Returns:
-        epsilon, at least 0.
+        epsilon, at least 0; 0 where an example is ever drawn with probability ``delta`` at most.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or so little noise that the accountant does not cope.
     """
     return composed(((noise_multiplier, sample_rate, steps),), delta, accountant=accountant)
 
@@ -56,15 +56,24 @@ def composed(parts: tuple[tuple[float, float, int], ...], delta: float, *, accou
         _check(sample_rate, steps, delta)
         _check_noise(sigma)
     history = [part for part in parts if part[2] > 0]
-    if not history:
+    if sum(rate * steps for _, rate, steps in history) <= delta:
         return 0.0
+    if accountant == "prv" and all(rate == 1 for _, rate, _ in history):
+        return gaussian_epsilon(math.sqrt(sum(steps / sigma**2 for sigma, _, steps in history)), delta)
     from opacus.accountants import create_accountant  # takes longer to import than all of labkit
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the RDP accountant's hint about its range of orders
         made = create_accountant(accountant)
         made.history = history
-        return max(0.0, float(made.get_epsilon(delta)))
+        try:
+            found = float(made.get_epsilon(delta))
+        except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{accountant} finds no epsilon for (noise, rate, steps) = {history} at delta = {delta:g} ({error}); "
+                "take more noise, fewer steps or another delta"
+            ) from error
+    return max(0.0, found)
 
 
 @cache
@@ -102,6 +111,11 @@ def noise_beside(
     _check(sample_rate, steps, delta)
     if not (math.isfinite(epsilon) and epsilon > 0) or steps == 0:
         raise ValueError(f"epsilon = {epsilon}, steps = {steps}: need a positive, finite target and at least one step")
+    if sample_rate * steps <= delta:
+        raise ValueError(
+            f"sample_rate * steps = {sample_rate * steps:.3g} is no more than delta = {delta:g}, which allows an "
+            "example so rarely drawn to be shown as it is: no noise is called for; take a smaller delta"
+        )
     if beside and composed(beside, delta) >= epsilon:
         raise ValueError(f"{beside} cost epsilon = {composed(beside, delta):.3f} alone: nothing is left of {epsilon}")
     slack = min(0.01, epsilon / 200)
@@ -122,7 +136,10 @@ def noise_beside(
         if low > 0 and high < math.inf and (tries > 9 or not low < noise * math.exp(step) < high):
             step = math.log(low * high) / 2 - math.log(noise)  # what is no line is halved
         before, noise = gap, noise * math.exp(step)
-    raise ValueError(f"epsilon = {epsilon} is out of reach: noise multipliers up to {MOST_NOISE:g} cost more")
+    raise ValueError(
+        f"epsilon = {epsilon} is out of reach: noise multipliers up to {MOST_NOISE:g} cost more by the PRV accountant, "
+        "which says 0.01 at least where batches are sampled"
+    )
 
 
 def limit_mu(noise_multiplier: float, sample_rate: float, steps: int) -> float:
@@ -212,8 +229,10 @@ def every_account(noise_multiplier: float, sample_rate: float, steps: int, delta
 
 
 def _check_noise(noise_multiplier: float) -> None:
-    if not noise_multiplier > 0:
-        raise ValueError(f"noise_multiplier = {noise_multiplier} must be positive: without noise there is no epsilon")
+    if not 0 < noise_multiplier < math.inf:
+        raise ValueError(
+            f"noise_multiplier = {noise_multiplier} must be positive and finite: without noise there is no epsilon"
+        )
 
 
 def _check(sample_rate: float, steps: int, delta: float) -> None:

@@ -103,9 +103,8 @@ def _by_identity(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Map
     for row in rows:
         # What a report is silent on and what it says is null are the same.
         facts = {k: v for k, v in row.items() if k not in _MEASURED | _FOUND_BESIDE and v is not None}
-        if isinstance(
-            facts.get("epsilon"), float
-        ):  # as proved: below the one asked for, how much is up to the settings
+        # As proved it lies below the one asked for; by how much, all settings decide.
+        if isinstance(facts.get("epsilon"), float):
             facts["epsilon"] = round(facts["epsilon"], 1)
         key = json.dumps(facts, sort_keys=True)
         repeat = 0

@@ -85,7 +85,10 @@ def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():
         **small, seeds=2, defences=["pgd", "ibp"], robust_epochs=7, ibp_epochs=11, robust_eps=[0.1], robust_seeds=3
     )
     counts = work_of(p)
-    assert counts["standard"] == 2 * 3 * 1000 + 3 * 11 * 1000 + 4 * 5 * 500
+    assert (
+        counts["standard"]
+        == 2 * 3 * 1000 + 3 * 11 * 1000 + (4 * 5 + 8 * p.shadow_pgd_epochs + 8 * p.shadow_dp_epochs) * 500
+    )
     assert counts["pgd"] == 2 * p.pgd_epochs * 1000 + 3 * 7 * 1000 + 8 * p.shadow_pgd_epochs * 500
     assert counts["dp"] == 2 * p.dp_epochs * 1000 + p.shadow_dp_epochs * (1000 + 8 * 500)
     assert counts["linear"] == 2 * 1000 * p.frontier_epochs * len(p.frontier_epsilon)

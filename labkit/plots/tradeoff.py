@@ -38,8 +38,10 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
                 100 * x["value"], scale * y["value"], xerr=_arms(x, 100), yerr=_arms(y, scale), capsize=2, ms=6,
                 color=COLOURS["standard"], marker=MARKERS["standard"], mfc="white", ls="",
             )  # fmt: skip
-            ax.annotate(f"as long as {NAMES[x['control_of']]}", (100 * x["value"], scale * y["value"]), xytext=(-11, -3),
-                        textcoords="offset points", color=COLOURS["standard"], fontsize=8, ha="right")  # fmt: skip
+            ax.annotate(
+                f"as long as {NAMES[x['control_of']]}", (100 * x["value"], scale * y["value"]), xytext=(-11, -3),
+                textcoords="offset points", color=COLOURS["standard"], fontsize=8, ha="right",
+            )  # fmt: skip
     right.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
     right.annotate("guessing", (0.01, 0.5), xycoords=("axes fraction", "data"), xytext=(0, 3),
                    textcoords="offset points", color=COLOURS["chance"], fontsize=8)  # fmt: skip

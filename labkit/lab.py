@@ -23,7 +23,7 @@ from labkit.paramfiles import declared
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
 from labkit.results import Check, Row, find, row
-from labkit.robustness import Measure, Survival, measured, survive_behind
+from labkit.robustness import Measure, Survival, measured, survive
 from labkit.store import Store
 from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, milestones, train
 from labkit.workers import share
@@ -230,8 +230,8 @@ class Lab:
         *,
         standing: Tensor | None = None,
     ) -> Survival:
-        """:func:`labkit.robustness.survive_behind` of M models' faces: from the store, or attacked now."""
-        return survive_behind(faces, attacks, images, labels, eps, store=self.store, standing=standing)
+        """:func:`labkit.robustness.survive` of M models' faces: from the store, or attacked now."""
+        return survive(faces, attacks, images, labels, eps, store=self.store, standing=standing)
 
     def measured(self, measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
         """:func:`labkit.robustness.measured` of M classifiers, [M, N, ...]: from the store, or found now."""

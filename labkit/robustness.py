@@ -64,7 +64,7 @@ class Survival:
 
 
 def survive(
-    models: Sequence[nn.Module],
+    faces: Sequence[Sequence[nn.Module]],
     attacks: Mapping[str, Attack],
     images: Tensor,
     labels: Tensor,
@@ -76,7 +76,8 @@ def survive(
     """Attack M models on N images, or take what came of it from the store.
 
     Args:
-        models: classifiers of images in [0, 1].
+        faces: M classifiers of images in [0, 1] each, through which the same M models are attacked in turn: all faces
+            decide alike, and an image counts as robust only if it survives behind every one. Most models have one.
         attacks: by name, in order; functions of labkit's, or ``functools.partial`` of them: their names and settings
             are part of the store's key.
         images: [N, ...] in [0, 1], float32; labels: [N].
@@ -85,34 +86,13 @@ def survive(
         standing: bool [M, N], the images worth attacking; all by default. The others count as they are without an
             attack.
     """
-    rows = [
-        _one(model, attacks, images, labels, eps, store, None if standing is None else standing[index])
-        for index, model in enumerate(models)
-    ]
-    return Survival(tuple(attacks), *(torch.stack(parts) for parts in zip(*rows, strict=True)))
-
-
-def survive_behind(
-    faces: Sequence[Sequence[nn.Module]],
-    attacks: Mapping[str, Attack],
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    *,
-    store: Store,
-    standing: Tensor | None = None,
-) -> Survival:
-    """As :func:`survive`, for models that have several faces.
-
-    Args:
-        faces: M modules each, through which the same M models are attacked in turn: all of them decide alike, and an
-            image counts as robust only if it survives behind every one. Most models have one face.
-        attacks, images, labels, eps, store, standing: as for :func:`survive`.
-    """
-    found = survive(faces[0], attacks, images, labels, eps, store=store, standing=standing)
-    for models in faces[1:]:
-        left = found.stands if standing is None else found.stands & standing
-        found = found.then(survive(models, attacks, images, labels, eps, store=store, standing=left))
+    left = torch.ones(len(faces[0]), len(images), dtype=torch.bool) if standing is None else standing.cpu()
+    found: Survival | None = None
+    for models in faces:
+        rows = [_one(m, attacks, images, labels, eps, store, worth) for m, worth in zip(models, left, strict=True)]
+        behind = Survival(tuple(attacks), *(torch.stack(parts) for parts in zip(*rows, strict=True)))
+        found = behind if found is None else found.then(behind)
+        left = left & found.stands
     return found
 
 
@@ -123,10 +103,9 @@ def _one(
     labels: Tensor,
     eps: float,
     store: Store,
-    standing: Tensor | None,
+    chosen: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Of one model: what is right, bool [N], and what broke it, int8 [N]."""
-    chosen = torch.ones(len(images), dtype=torch.bool) if standing is None else standing.cpu()
+    """Of one model: what is right, bool [N], and what broke it, int8 [N]; those ``chosen``, bool [N], are attacked."""
     key = {
         "model": fingerprint(model),
         "attacks": {name: described(attack) for name, attack in attacks.items()},

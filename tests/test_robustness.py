@@ -42,7 +42,7 @@ def outcome(model, attack, images, labels, eps):
 def test_survival_equals_attacks_one_by_one(batch, tmp_path):
     images, labels = batch
     models = [linear(), linear(5)]
-    found = survive(models, CHAIN, images, labels, 0.02, store=Store(tmp_path))
+    found = survive([models], CHAIN, images, labels, 0.02, store=Store(tmp_path))
     for index, model in enumerate(models):
         right = attacks.correct(model, images, labels)
         one = right & outcome(model, CHAIN["fgsm"], images, labels, 0.02)
@@ -58,22 +58,22 @@ def test_survival_equals_attacks_one_by_one(batch, tmp_path):
 def test_an_evaluation_is_not_done_twice(batch, tmp_path, monkeypatch):
     images, labels = batch
     call = {"store": Store(tmp_path)}
-    first = survive([linear()], CHAIN, images, labels, 0.02, **call)
+    first = survive([[linear()]], CHAIN, images, labels, 0.02, **call)
     done = []
     real = robustness.evaluate
     monkeypatch.setattr(robustness, "evaluate", lambda *a, **k: done.append(a) or real(*a, **k))
-    again = survive([linear()], CHAIN, images, labels, 0.02, **call)
+    again = survive([[linear()]], CHAIN, images, labels, 0.02, **call)
     assert torch.equal(again.fell, first.fell)
     assert not done
     other = {**CHAIN, "pgd": partial(attacks.pgd, steps=6, seed=3)}
     for count, change in enumerate(
         (
-            lambda: survive([linear(1)], CHAIN, images, labels, 0.02, **call),
-            lambda: survive([linear()], other, images, labels, 0.02, **call),
-            lambda: survive([linear()], CHAIN, images, labels, 0.03, **call),
-            lambda: survive([linear()], CHAIN, images[:9], labels[:9], 0.02, **call),
-            lambda: survive([linear()], CHAIN, images, labels.roll(1), 0.02, **call),
-            lambda: survive([linear()], CHAIN, images, labels, 0.02, standing=torch.arange(40)[None] < 20, **call),
+            lambda: survive([[linear(1)]], CHAIN, images, labels, 0.02, **call),
+            lambda: survive([[linear()]], other, images, labels, 0.02, **call),
+            lambda: survive([[linear()]], CHAIN, images, labels, 0.03, **call),
+            lambda: survive([[linear()]], CHAIN, images[:9], labels[:9], 0.02, **call),
+            lambda: survive([[linear()]], CHAIN, images, labels.roll(1), 0.02, **call),
+            lambda: survive([[linear()]], CHAIN, images, labels, 0.02, standing=torch.arange(40)[None] < 20, **call),
         )
     ):
         change()
@@ -110,7 +110,7 @@ def test_a_repaired_model_is_evaluated_anew(batch, tmp_path, monkeypatch):
     store = Store(tmp_path)
     monkeypatch.setattr(store, "get", get)
     for model in (generative.ElboLogits(CVAE(4)), linear()):
-        survive([model], CHAIN, images, labels, 0.02, store=store)
+        survive([[model]], CHAIN, images, labels, 0.02, store=store)
         measured(attacks.boundary_distance, [model], images, labels, store=store)
     with_model, without = set.intersection(*map(set, rested[:2])), set.union(*map(set, rested[2:]))
     rests_on = {f"labkit.generative.{m}" for m in ("bayes", "cvae", "networks")}
@@ -123,10 +123,17 @@ def test_a_repaired_model_is_evaluated_anew(batch, tmp_path, monkeypatch):
 def test_what_does_not_stand_is_left_alone(batch, tmp_path):
     images, labels = batch
     standing = torch.arange(40)[None] % 2 == 0
-    found = survive([linear()], CHAIN, images, labels, 0.5, store=Store(tmp_path), standing=standing)
+    found = survive([[linear()]], CHAIN, images, labels, 0.5, store=Store(tmp_path), standing=standing)
     assert (found.fell[~standing] == STANDS).all()
     assert torch.equal(found.right[0], attacks.correct(linear(), images, labels))
     assert not (found.stands & standing & found.right).any()
+
+
+def test_an_image_must_survive_behind_every_face(batch, tmp_path):
+    store, faces = Store(tmp_path), [[linear()], [linear(1)]]
+    both = survive(faces, CHAIN, *batch, 0.02, store=store)
+    first, second = (survive([models], CHAIN, *batch, 0.02, store=store) for models in faces)
+    assert torch.equal(both.stands, first.stands & (second.fell == STANDS))
 
 
 def test_then_is_the_sequence_of_both():

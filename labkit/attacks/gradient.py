@@ -34,9 +34,7 @@ def fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor
         ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
     """
     check(images, labels, eps)
-    images = images.detach()
-    if len(images):
-        check_classes(outputs(model, images[:1]).shape[1], labels)
+    images = _known(model, images, labels)
 
     def attack(part: slice) -> Tensor:
         return ascend(model, images[part], labels[part], eps, steps=1, step_size=eps, start=images[part])
@@ -82,9 +80,7 @@ def pgd(
             or norm that is unknown.
     """
     step_size = _check_steps(images, labels, eps, steps, step_size, restarts, norm)
-    images = images.detach()
-    if len(images):
-        check_classes(outputs(model, images[:1]).shape[1], labels)
+    images = _known(model, images, labels)
     ball, climbed = around(images, eps, norm), named(loss)
     draw = torch.Generator(device=images.device).manual_seed(seed)
     best, stands = images.clone(), torch.ones_like(labels, dtype=torch.bool)
@@ -169,6 +165,13 @@ def _outlast(model: nn.Module, labels: Tensor, ball: Ball, steps: int, step_size
             x = ball.project(x + step_size * ball.steepest(gradient))
     stood[left] = True
     return stood
+
+
+def _known(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The images, as constants; raises ValueError where the model does not know a label."""
+    if len(images):
+        check_classes(outputs(model, images[:1]).shape[1], labels)
+    return images.detach()
 
 
 def _check_steps(

@@ -41,8 +41,8 @@ RADII = (0.1, 0.2, 0.3)
 TIMED, ROUNDS = 2_048, 5  # images of a timed training, and how often each is timed, in turn
 CPU = torch.device("cpu")
 RECIPES = {
-    "standard": Recipe("standard", Mean(), 10, 128, 3e-3),
-    "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5, 1.0), 12, 128, 3e-3, mirror=True),
+    "standard": Recipe("standard", Mean(), 10, 128, 3e-3, "adamw"),
+    "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5, 1.0), 12, 128, 3e-3, "adamw", mirror=True),
     "dp": dp(Params(), TRAIN, Params().dp_epochs),
 }
 
@@ -227,7 +227,7 @@ def section() -> str:
     text = f"""## the network
 
 What `labkit.networks.CompactCNN` (in bold) was chosen from: trained on {TRAIN:,} images and judged on {VALIDATION:,}
-others of the training file; the standard models after {standard.epochs} epochs, the PGD-trained ones after
+others of the training file; the standard models after {standard.epochs} epochs by AdamW, the PGD-trained ones after
 {pgd.epochs}, under PGD-10 on the first {ATTACKED:,}. With a seed or two each, two points tell candidates apart and half
 a point does not. All regimes share one architecture (DP-SGD at half the width, with tanh), and adversarial training is
 what costs time: the choice is about that front.

@@ -37,8 +37,8 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
     members = torch.ones(models, size, dtype=torch.bool)
     seeds, results = list(range(models)), []
     recipes = {
-        "standard": Recipe("standard", Mean(), 1, 128, 3e-3, piece=LARGE),
-        "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, 128, 3e-3, piece=LARGE),
+        "standard": Recipe("standard", Mean(), 1, 128, 3e-3, "adamw", piece=LARGE),
+        "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, 128, 3e-3, "adamw", piece=LARGE),
     }
     for regime, recipe in recipes.items():
 
@@ -154,7 +154,7 @@ def limit(device: torch.device, size: int = 12_000, repeats: int = 3) -> tuple[l
     with FlopCounterMode(display=False) as backward:
         out.sum().backward()
     flop = (forward.get_total_flops() + backward.get_total_flops()) / 64
-    recipe = Recipe("standard", Mean(), 1, 128, 3e-3, piece=LARGE)
+    recipe = Recipe("standard", Mean(), 1, 128, 3e-3, "adamw", piece=LARGE)
 
     def way() -> None:
         def make(indices, crew, piece, tick):

@@ -71,10 +71,11 @@ class Params(BaseModel):
 
     # Classifiers (01, 02)
     seeds: Int = Field(1, ge=1, le=100, description="models a regime, from different seeds")
-    epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (standard)")
-    pgd_epochs: Int = Field(40, ge=1, le=1000, description="passes over the training images (pgd)")
+    epochs: Int = Field(6, ge=1, le=1000, description="passes over the training images (standard)")
+    pgd_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (pgd)")
     batch_size: Int = Field(128, ge=8, le=16_384, description="images a step (standard, pgd)")
-    learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (AdamW)")
+    optimiser: Literal["muon", "adamw"] = Field("muon", description="of standard, PGD, TRADES and MTL-IBP training")
+    learning_rate: Float = Field(6e-3, gt=0, le=1, description="peak learning rate (standard, pgd)")
     train_eps: Eps = Field(0.15, gt=0, description="mean radius of the attack trained against")
     train_spread: Float = Field(1.0, ge=0, le=1, description="radii spread over train_eps * (1 -/+ train_spread)")
     train_steps: Int = Field(5, ge=1, le=100, description="steps of the attack trained against")
@@ -92,8 +93,8 @@ class Params(BaseModel):
     )
     fgsm_eps: Eps = Field(0.3, gt=0, description="radius of FGSM training, which is there to fail")
     robust_seeds: Int = Field(1, ge=1, le=100, description="models a defence and radius, from different seeds")
-    robust_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (defences)")
-    robust_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate of defences (AdamW)")
+    robust_epochs: Int = Field(10, ge=1, le=1000, description="passes over the training images (defences)")
+    robust_learning_rate: Float = Field(8e-3, gt=0, le=1, description="peak learning rate of defences")
     robust_width: Float = Field(1.0, ge=0.25, le=4, description="channels of the defences' network, in the default's")
     robust_hidden: Int = Field(512, ge=16, le=4096, description="units of their first linear layer; the default's: 128")
     robust_mirror: bool = Field(True, strict=True, description="defences see images mirrored half of the time")
@@ -104,8 +105,8 @@ class Params(BaseModel):
         0.05, ge=0, le=0.5, description="share of the training images that defences hold out, to choose checkpoints on"
     )
     trades_beta: Float = Field(6.0, ge=0, le=1000, description="weight of the divergence in TRADES")
-    ibp_epochs: Int = Field(15, ge=1, le=1000, description="passes over the training images (ibp)")
-    ibp_learning_rate: Float = Field(3e-3, gt=0, le=1, description="peak learning rate (ibp, AdamW)")
+    ibp_epochs: Int = Field(12, ge=1, le=1000, description="passes over the training images (ibp)")
+    ibp_learning_rate: Float = Field(6e-3, gt=0, le=1, description="peak learning rate (ibp)")
     ibp_kappa: Float = Field(0.0, ge=0, le=1, description="weight of the clean loss beside the bound's, in the end")
     mtl_share: Float = Field(0.1, ge=0, le=1, description="weight of the bound's loss beside the attack's (mtl_ibp)")
 
@@ -142,8 +143,8 @@ class Params(BaseModel):
     shadow_models: Int = Field(16, ge=4, le=1024, description="models, each on a random half (standard)")
     shadow_pgd_models: Int = Field(8, ge=4, le=1024, description="models, each on a random half (pgd)")
     shadow_dp_models: Int = Field(8, ge=4, le=1024, description="models, each on a random half (dp)")
-    shadow_epochs: Int = Field(30, ge=1, le=1000, description="passes over its half, long enough to overfit (standard)")
-    shadow_pgd_epochs: Int = Field(10, ge=1, le=1000, description="passes over its half (pgd)")
+    shadow_epochs: Int = Field(15, ge=1, le=1000, description="passes over its half, long enough to overfit (standard)")
+    shadow_pgd_epochs: Int = Field(6, ge=1, le=1000, description="passes over its half (pgd)")
     shadow_dp_epochs: Int = Field(10, ge=1, le=1000, description="expected passes over its half (dp)")
 
     frontier_epsilon: Annotated[list[Annotated[Float, Field(ge=0.3, le=100)]], BeforeValidator(_listed)] = Field(

@@ -3,19 +3,21 @@
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import end_to_end, front, protocol, reached, render, robust
+from benchmarks import end_to_end, front, optimisers, protocol, reached, render, robust
 from benchmarks.protocol import against, in_turn
 from benchmarks.report import standing, work_of
 from labkit.lab import Lab
 from labkit.networks import build
-from labkit.params import Params
+from labkit.paramfiles import read
+from labkit.params import Params, validate
 from labkit.store import Store
-from labkit.training import REGIMES
+from labkit.training import LARGE, REGIMES
 
 CPU = torch.device("cpu")
 NUMBERS = r"epsilon ([\d.]+): ([\d.]+) % \(([\d.]+) to ([\d.]+)\)"
@@ -77,6 +79,38 @@ def test_the_front_s_table_holds_what_was_measured():
     section = front.section()
     for name, found in kept.items():
         assert f"| {found['parameters']:,} | {found['mflop']:.2f} |" in section, name
+
+
+def test_the_optimisers_table_holds_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimisers, "PATH", tmp_path / "optimisers.json")
+    assert optimisers.section() == ""
+    entries = [
+        {
+            "regime": r,
+            "epochs": e,
+            "optimiser": o,
+            "seconds": 7.4,
+            "reached": [dict.fromkeys(optimisers.COLUMNS[r], v)] * 2,
+        }
+        for r, each in optimisers.EPOCHS.items()
+        for e in each
+        for o, v in (("adamw", 0.5), ("muon", 0.75))
+    ]
+    kept = {"hardware": "a processor, 2 threads", "torch": "2", "seeds": 2, "entries": entries}
+    optimisers.PATH.write_text(json.dumps(kept))
+    section = optimisers.section()
+    assert "| pgd | 12 | 50.0 | 50.0 | 50.0 | 50.0 | 7 | 75.0 | 75.0 | 75.0 | 75.0 | 7 |" in section
+    assert "| standard | 4 | 50.0 |  |  |  | 7 | 75.0 |  |  |  | 7 |" in section
+
+
+@pytest.mark.parametrize("optimiser", optimisers.RATES)
+def test_the_optimisers_are_compared_as_the_quick_profile_trains(optimiser):
+    quick = validate(
+        read(robust.FULL.with_name("quick.yaml")) | {"optimiser": optimiser, "learning_rate": 0.01}, "quick"
+    )
+    for regime, epochs in (("standard", quick.epochs), ("pgd", quick.pgd_epochs)):
+        theirs = replace(REGIMES[regime](quick, 12_000, epochs), learning_rate=optimisers.RATES[optimiser], piece=LARGE)
+        assert optimisers.recipe(regime, epochs, optimiser) == theirs
 
 
 def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():

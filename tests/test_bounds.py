@@ -79,7 +79,7 @@ def provable():
     x, y = stripes(300, 0.3, 0)
     split = Split((x * 255).byte(), y)
     data = Dataset("stripes", "stripes", split, split, tuple("0123456789"), "stripes")
-    recipe = Recipe("ibp", Interval(0.1, 0.5, (0.3, 0.8)), 15, 32, 3e-3)
+    recipe = Recipe("ibp", Interval(0.1, 0.5, (0.3, 0.8)), 15, 32, 3e-3, "adamw")
     with Crew(2) as crew:
         everyone = torch.ones(1, 300, dtype=torch.bool)
         return restored(build, fit(build, recipe, data, everyone, [0], torch.device("cpu"), crew=crew).states[0])

@@ -23,7 +23,7 @@ from labkit.training import loop as loop_module
 from labkit.training.capture import abreast, captured
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
-from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average
+from labkit.training.optimisers import OPTIMISERS, SGD, AdamW, Average, Muon, orthogonal
 from labkit.training.repeatable import cost_of_repeating
 from labkit.training.stack import ALIGNED, Stack
 from labkit.workers import LEAST, PIECE, Crew, Stopped, pieces, share, spread
@@ -521,12 +521,65 @@ def test_optimisers_equal_torch(name, theirs):
     torch.testing.assert_close(theta, torch.stack([p.detach() for p in reference]))
 
 
-@pytest.mark.parametrize("update", [AdamW, SGD])
+KERNELS = [torch.Size(s) for s in [(4, 3, 2, 2), (4,), (20, 2, 3, 3), (20,), (5, 7), (5,)]]  # R < C, and R > C
+SIZE = sum(shape.numel() for shape in KERNELS)
+
+
+@pytest.mark.parametrize(("filters", "inputs"), [(8, 30), (30, 8), (8, 8)])
+def test_orthogonal_moves_singular_values_and_keeps_vectors(filters, inputs):
+    matrices = torch.randn(3, filters, inputs, generator=gen()).double()
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    moved = values / matrices.flatten(1).norm(dim=1)[:, None]
+    for _ in range(3):
+        moved = 3.4445 * moved - 4.7750 * moved**3 + 2.0315 * moved**5
+    torch.testing.assert_close(orthogonal(matrices), left @ torch.diag_embed(moved) @ right)
+    assert 0.5 < moved.median() < 1.25  # and so they are about 1
+    assert not orthogonal(torch.zeros(1, filters, inputs)).any()
+
+
+def test_muon_moves_kernels_along_their_polar_factor_and_the_rest_as_adamw():
+    theta = torch.randn(2, SIZE, generator=gen()).double()
+    start, plain = theta.clone(), theta.clone()
+    mine, other = Muon(theta, KERNELS), AdamW(plain)
+    mean = torch.zeros_like(theta)
+    at = torch.tensor([0, *[shape.numel() for shape in KERNELS]]).cumsum(0).tolist()
+    expected = {index: start[:, at[index] : at[index + 1]].clone() for index in (0, 2)}
+    for t in range(5):
+        gradient, rate = torch.randn(2, SIZE, generator=gen(t)).double(), torch.tensor([[0.1], [0.02]]).double()
+        mine.step(gradient, rate)
+        other.step(gradient, rate)
+        mean = 0.9 * mean + 0.1 * gradient
+        for index, kernel in expected.items():
+            filters, inputs = KERNELS[index][0], KERNELS[index][1:].numel()
+            for m in range(2):
+                momentum = mean[m, at[index] : at[index + 1]].view(filters, inputs)
+                along = orthogonal(momentum[None])[0] * 0.2 * max(filters, inputs) ** 0.5
+                kernel[m] = kernel[m] * (1 - rate[m] * 0.01) - rate[m] * along.flatten()
+    for index in range(len(KERNELS)):
+        part = slice(at[index], at[index + 1])
+        torch.testing.assert_close(theta[:, part], expected.get(index, plain[:, part]))
+    lengths = [mine.direction(gradient)[:, at[index] : at[index + 1]].square().mean(1).sqrt() for index in (0, 2)]
+    torch.testing.assert_close(torch.stack(lengths), torch.full((2, 2), 0.2).double(), rtol=0.25, atol=0)
+
+
+def test_a_model_is_moved_alike_whoever_stands_beside_it():
+    theta, gradients = torch.randn(3, SIZE, generator=gen()), torch.randn(4, 3, SIZE, generator=gen(1))
+    apart = [row.clone()[None] for row in theta]
+    rate = torch.full((3, 1), 0.1)
+    together, single = Muon(theta, KERNELS), [Muon(row, KERNELS) for row in apart]
+    for gradient in gradients:
+        together.step(gradient, rate)
+        for m, optimiser in enumerate(single):
+            optimiser.step(gradient[m : m + 1], rate[:1])
+    assert torch.equal(theta, torch.cat(apart))
+
+
+@pytest.mark.parametrize("update", [Muon, AdamW, SGD])
 def test_at_rate_zero_a_model_stays(update):
-    theta = torch.randn(2, 5, generator=gen())
-    before, optimiser = theta.clone(), update(theta)
+    theta = torch.randn(2, SIZE, generator=gen())
+    before, optimiser = theta.clone(), update(theta, KERNELS)
     for t in range(3):
-        optimiser.step(torch.randn(2, 5, generator=gen(t)), torch.tensor([[0.0], [0.1]]))
+        optimiser.step(torch.randn(2, SIZE, generator=gen(t)), torch.tensor([[0.0], [0.1]]))
     assert torch.equal(theta[0], before[0])
     assert not torch.equal(theta[1], before[1])
 

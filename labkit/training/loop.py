@@ -104,7 +104,7 @@ def fit(
     mine = [row.nonzero()[:, 0] for row in members]
     steps = [recipe.steps(len(indices)) for indices in mine]
     update, course = OPTIMISERS[recipe.optimiser]
-    optimiser = update(stack.theta)
+    optimiser = update(stack.theta, stack.shapes.values())
     average = Average(stack.theta, recipe.average) if recipe.average else None
     # Each piece has its own: what it draws must not depend on which is computed first.
     whole = Dice(seeds, "batch", device=device)

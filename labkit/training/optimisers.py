@@ -6,18 +6,23 @@ A model whose learning rate is zero stays as it is: so models of an ensemble may
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2).
+
+    Args:
+        theta: [M, P], the parameters, which are moved in place.
+        shapes: of the parameters that a row holds, in their order; here they do not matter.
+    """
 
     beta1, beta2, eps, decay = 0.9, 0.999, 1e-8, 0.01
 
-    def __init__(self, theta: Tensor):
+    def __init__(self, theta: Tensor, shapes: Iterable[torch.Size] = ()):
         self.theta = theta
         self.mean, self.square = torch.zeros_like(theta), torch.zeros_like(theta)
         self.scratch = torch.empty_like(theta)  # fresh memory at every step would take as long as the step
@@ -25,20 +30,78 @@ class AdamW:
 
     def step(self, gradient: Tensor, rate: Tensor) -> None:
         """Move along ``gradient`` [M, P] at learning rates ``rate`` [M, 1]."""
+        self.theta.mul_(1 - rate * self.decay)
+        self.theta.addcmul_(self.direction(gradient), -rate)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """What a learning rate of 1 would subtract, [M, P]; valid until the next step."""
         self.t += 1
         self.mean.lerp_(gradient, 1 - self.beta1)
         self.square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         root = torch.div(self.square, 1 - self.beta2**self.t, out=self.scratch).sqrt_().add_(self.eps)
-        self.theta.mul_(1 - rate * self.decay)
-        self.theta.addcmul_(torch.div(self.mean, root, out=root), -rate / (1 - self.beta1**self.t))
+        return torch.div(self.mean, root, out=root).div_(1 - self.beta1**self.t)
+
+
+class Muon(AdamW):
+    """AdamW, but of a convolution all directions of its momentum are taken equally far (Muon, Jordan et al. 2024).
+
+    A gradient's matrix, filters by what they see, has few large singular values; with all of them at one the filters
+    learn as much from the rest. Its length is that of AdamW's steps, so that one learning rate serves both (Liu et al.
+    2025, section 2.2). Linear layers gain little by it here, and are large.
+
+    Args:
+        theta: [M, P], the parameters, which are moved in place.
+        shapes: of the parameters that a row holds, in their order; those of four axes are convolutions.
+    """
+
+    length = 0.2  # of a step, root mean square over a kernel's entries, at a learning rate of 1
+
+    def __init__(self, theta: Tensor, shapes: Iterable[torch.Size] = ()):
+        super().__init__(theta)
+        self.kernels: list[tuple[int, int, int]] = []  # where one begins, its filters, and the inputs of each
+        start = 0
+        for shape in shapes:
+            if len(shape) == 4:
+                self.kernels.append((start, shape[0], shape[1:].numel()))
+            start += shape.numel()
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """AdamW's, with convolutions' own in its place."""
+        found = super().direction(gradient)
+        for start, filters, inputs in self.kernels:
+            part = slice(start, start + filters * inputs)
+            momentum = self.mean[:, part].unflatten(1, (filters, inputs))  # [M, R, C]
+            found[:, part] = orthogonal(momentum).flatten(1) * (self.length * math.sqrt(max(filters, inputs)))
+        return found
+
+
+def orthogonal(matrices: Tensor, steps: int = 3) -> Tensor:
+    """Singular values of each of [M, R, C] moved towards 1 by Newton-Schulz steps, singular vectors kept.
+
+    The quintic's coefficients are those of Jordan et al. (2024): steep at 0, and not exact at 1. A few steps bring all
+    but the smallest values to between about 0.7 and 1.2. With R <= C products of C numbers are two, whatever the steps:
+    the polynomial is found for the small matrices X X'.
+    """
+    x = matrices / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)
+    square = x @ x.mT  # [M, R, R]
+    whole = one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(square)
+    for _ in range(steps):
+        factor = 3.4445 * one + torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+        whole, square = factor @ whole, factor @ square @ factor
+    return whole @ x
 
 
 class SGD:
-    """Stochastic gradient descent with momentum 0.9 (Polyak 1964)."""
+    """Stochastic gradient descent with momentum 0.9 (Polyak 1964).
+
+    Args:
+        theta: [M, P], the parameters, which are moved in place.
+        shapes: of the parameters that a row holds, in their order; here they do not matter.
+    """
 
     momentum = 0.9
 
-    def __init__(self, theta: Tensor):
+    def __init__(self, theta: Tensor, shapes: Iterable[torch.Size] = ()):
         self.theta = theta
         self.velocity = torch.zeros_like(theta)
 
@@ -86,6 +149,7 @@ def flat_linear(t: int, steps: int) -> float:
 
 # By a recipe's name for it: the update, and the learning rate's course over the steps as a share of its peak.
 OPTIMISERS: dict[str, tuple[type[AdamW] | type[SGD], Callable[[int, int], float]]] = {
+    "muon": (Muon, warm_cosine),
     "adamw": (AdamW, warm_cosine),
     "sgd": (SGD, flat_linear),
 }

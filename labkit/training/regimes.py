@@ -153,11 +153,11 @@ def trades(p: Params, members: int, eps: float) -> Recipe:
 def fgsm(p: Params, members: int, eps: float) -> Recipe:
     """One attack step instead of several: a demonstration of catastrophic overfitting (Wong, Rice and Kolter 2020).
 
-    The last state is kept, whatever has become of it; its network is the small one, and AdamW moves it: under Muon it
-    overfits later, or in part.
+    The last state is kept, whatever has become of it; its network is the small one, and AdamW moves it slowly: under
+    Muon, or faster, some seeds overfit later, or in part.
     """
     recipe = _robust(p, members, "fgsm", Adversarial(Mean(), eps, steps=1), eps)
-    rate = p.robust_learning_rate / 2  # steps of AdamW move kernels further than Muon's
+    rate = p.robust_learning_rate / 2
     return replace(recipe, keep="last", average=0.0, width=1, hidden=128, optimiser="adamw", learning_rate=rate)
 
 

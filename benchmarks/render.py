@@ -69,7 +69,9 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "one another. Stacking, which saves launches on a GPU, turns convolutions into products that fit the caches worse, "
     "and compiling takes longer than it saves.",
     "report": "An estimate from slices, not a run: the plain loops would take too long. What was counted is listed for "
-    "each machine; where AutoAttack and linear classifiers are not, they count as nothing there.",
+    "each machine; where AutoAttack and linear classifiers are not, they count as nothing there. On a GPU six kernels, "
+    "one after another, start, import and open the data (the first code cell of each notebook in `reports/full`): that "
+    "alone takes longer than the 30 s that quick should take there, and quick's small models and pieces are launches.",
     "scaling": "Linear in all three, but for what a training costs to begin with.",
 }
 KINDS = {"cpu": "CPU", "cuda": "GPU"}

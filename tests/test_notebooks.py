@@ -121,6 +121,16 @@ def test_smoke_report_passes(smoke):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_no_cell_prints_a_bare_value_or_an_error(smoke, name):
+    """Readers see tables, figures and sentences; what a cell's last call happened to return is none of these."""
+    _, report, _ = smoke
+    for cell in code_cells(report / "notebooks" / f"{name}.ipynb"):
+        printed = [o for o in cell.outputs if o.output_type in ("execute_result", "error")]
+        assert printed == [], cell.source
+
+
+@pytest.mark.slow
 def test_a_second_report_trains_nothing_and_says_the_same(smoke, tmp_path):
     _, report, store = smoke
     made = {p: p.stat().st_mtime_ns for p in Path(store["LABKIT_CACHE"]).rglob("*.safetensors")}

@@ -17,6 +17,9 @@ import papermill
 import pytest
 from reporting import DIE, Made, make, write_notebook, write_profile
 
+from labkit import data
+from labkit.params import Params
+from labkit.report import summary
 from labkit.report.progress import progress_on
 from labkit.report.publish import Unpublished, publish, staging
 from labkit.report.run import run_notebook
@@ -112,6 +115,26 @@ def test_summary_holds_the_contract(troubled: Made):
     assert len(table) == len(summary["rows"]) == 42
     assert [float(line["value"]) for line in table] == [row["value"] for row in summary["rows"]]
     assert (troubled.folder / "figures" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_changed_package_is_told_and_a_changed_report_is_not(tmp_path: Path, monkeypatch):
+    def git(*arguments: str) -> None:
+        mine = ("-c", "user.name=n", "-c", "user.email=e@e")
+        subprocess.run(["git", "-C", tmp_path, *mine, *arguments], check=True, capture_output=True)
+
+    for name in ("labkit/module.py", "notebooks/01_a.ipynb", "reports/quick/index.html", "constraints.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("as committed")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    monkeypatch.setattr(summary, "_ROOT", tmp_path)
+    monkeypatch.setattr(summary, "_SOURCES", tuple(s for s in summary._SOURCES if (tmp_path / s).exists()))
+    digits = data.load("digits")
+    (tmp_path / "reports/quick/index.html").write_text("rendered again")
+    assert not summary.surroundings(Params(dataset="digits"), "quick", digits)["git_changed"]
+    (tmp_path / "labkit/module.py").write_text("edited")
+    assert summary.surroundings(Params(dataset="digits"), "quick", digits)["git_changed"]
 
 
 def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path: Path):

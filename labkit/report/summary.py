@@ -23,6 +23,8 @@ from labkit.report.chapter import Chapter
 _FIRST = ("notebook", "model", "metric", "attack", "eps", "fpr")
 _LAST = ("value", "low", "high", "n", "interval")
 _ROOT = Path(labkit.__file__).resolve().parent.parent
+# What numbers come from: a report rendered earlier, or a test, that differs from the commit moves none.
+_SOURCES = ("labkit", "notebooks", "constraints.txt", "pyproject.toml")
 
 
 def surroundings(params: Params, profile: str, dataset: Any) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def surroundings(params: Params, profile: str, dataset: Any) -> dict[str, Any]:
         "parameters": params.model_dump(),
         "labkit": labkit.__version__,
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),

@@ -100,13 +100,14 @@ def work_of(p: Params) -> dict[str, float]:
     steps += (3 + len(trained)) * few * len(p.autoattack_eps) * (1 + p.pgd_steps + strong)
     shadows = p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models
     each = min(p.tradeoff_models, *shadows)  # models a kind in chapter 6, mixtures too
-    steps += 6 * each * p.tradeoff_size * (p.pgd_steps + strong)  # two of the kinds are controls
+    known = p.shadow_dp_epochs == p.shadow_epochs and p.shadow_dp_models <= p.shadow_models  # DP's controls are there
+    steps += (5 if known else 6) * each * p.tradeoff_size * (p.pgd_steps + strong)  # controls are kinds too
     steps += (3 + len(trained)) * min(few, 50) * 30 * 4  # distances to the boundary: steps, targets
     steps += p.shadow_models * p.distance_size * 20 * 3 + sum(shadows) * p.query_size * p.pgd_steps  # chapter 3
     quick = p.robust_epochs * trained.get("fgsm", 0) + p.ibp_epochs * trained.get("ibp", 0)
     slow = p.robust_epochs * sum(trained.get(defence, 0) for defence in ("pgd", "trades", "mtl_ibp"))
     halves = p.shadow_models * p.shadow_epochs  # and the controls
-    halves += p.shadow_pgd_models * p.shadow_pgd_epochs + p.shadow_dp_models * p.shadow_dp_epochs
+    halves += p.shadow_pgd_models * p.shadow_pgd_epochs + (0 if known else p.shadow_dp_models * p.shadow_dp_epochs)
     return {
         "standard": n * (p.seeds * p.epochs + quick) + halves * half,
         "pgd": n * (p.seeds * p.pgd_epochs + slow) + p.shadow_pgd_models * p.shadow_pgd_epochs * half,

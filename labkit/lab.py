@@ -47,9 +47,7 @@ class Lab:
     """One run's parameters, data, device and store.
 
     Attributes:
-        params: the validated parameters.
-        device: where models are trained.
-        store: where finished work lies.
+        params, device, store: validated; where models are trained; where finished work lies.
         rows, checks: what was recorded so far, in order.
     """
 
@@ -157,10 +155,14 @@ class Lab:
         """Standard classifiers on the halves of a regime's shadows, for as many epochs, on images mirrored as theirs.
 
         What :meth:`shadows` of that regime differ from them in is the regime's doing, and not a shorter training's.
+        Where the standard shadows are trained just so, they are the controls; there may be more of them.
         """
-        like = self.shadows(regime)
+        like, standard = self.shadows(regime), self.shadows("standard")
         recipe = REGIMES["standard"](self.params, len(self.data.train) // 2, like.recipe.epochs)
-        return self._train(replace(recipe, mirror=like.recipe.mirror, piece=LARGE), like.members, "controls")
+        recipe = replace(recipe, mirror=like.recipe.mirror, piece=LARGE)
+        if recipe == standard.recipe and len(like) <= len(standard):
+            return standard
+        return self._train(recipe, like.members, "controls")
 
     def planted(self) -> tuple[Planted, Ensemble]:
         """Training images with ``audit_canaries`` mislabelled ones among them, and a private classifier trained so."""

@@ -103,3 +103,14 @@ def test_controls_differ_from_shadows_by_the_regime_alone(tmp_path) -> None:
         (control.recipe.epochs, control.recipe.mirror) == (defended.recipe.epochs, defended.recipe.mirror) == (1, True)
     )
     assert control.recipe.rule == lab.shadows("standard").recipe.rule != defended.recipe.rule
+
+
+@pytest.mark.parametrize(("shadow_epochs", "same"), [(1, True), (2, False)])
+def test_shadows_that_are_trained_as_controls_would_be_are_the_controls(tmp_path, shadow_epochs, same) -> None:
+    small = {"dataset": "digits", "train_size": 400, "test_size": 200, "shadow_models": 6, "shadow_dp_models": 4}
+    given = small | {"shadow_epochs": shadow_epochs, "shadow_dp_epochs": 1, "dp_batch_size": 100}
+    lab = Lab(validate(given, "test"), store=Store(tmp_path))
+    private, control = lab.shadows("dp"), lab.controls("dp")
+    assert (control is lab.shadows("standard")) == same
+    assert control.recipe.epochs == private.recipe.epochs == 1
+    assert torch.equal(control.members[:4], private.members)

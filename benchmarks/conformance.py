@@ -45,8 +45,8 @@ def theirs(name: str) -> dict[str, Images]:
 
 
 def conformance(device: torch.device, size: int = 400, repeats: int = 3, **params: int) -> tuple[list[Result], dict]:
-    """FGSM, PGD-40, APGD-CE, APGD-T, FAB-T, Square and AutoAttack at eps 0.1 on the quick profile's standard and
-    PGD-trained model; what is judged, in float32 and inside ball and box, are the images returned.
+    """FGSM, PGD-40, APGD-CE, APGD-T, FAB-T, Square and AutoAttack at eps 0.1 on a standard and a PGD-trained model, as
+    the default parameters train them; what is judged, in float32 and inside ball and box, are the images returned.
 
     Robust accuracies are to agree within 0.5 points and an image (starts are drawn), and labkit's AutoAttack is to
     leave no more than that above what survives all attacks of all peers. Times are of one run, the peers' in batches of

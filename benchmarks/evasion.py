@@ -20,7 +20,7 @@ BATCHES = (64, 128, 250, 1000)
 
 
 def evasion(device: torch.device, size: int = 1000, repeats: int = 5, **params: int) -> tuple[list[Result], dict]:
-    """PGD-10 at eps 0.1 on the quick profile's standard and PGD-trained model.
+    """PGD-10 at eps 0.1 on a standard and a PGD-trained model, as the default parameters train them.
 
     labkit twice: ``pgd`` gives images as its peers do; ``withstand`` says which images stand, and leaves the broken
     ones alone. Each peer has its best batch size of several. What is judged in float32 are the images returned.

@@ -195,9 +195,10 @@ def test_what_was_reached_is_kept_by_its_settings_and_shown(tmp_path, monkeypatc
     r = {"epsilon": 2.98, "value": 0.8, "low": 0.7, "high": 0.9, "models": 3}
     reached.keep("private", "end to end, 3", {"row": r, "seconds": 5.0, "changed": ["dp_epochs=30"]}, CPU)
     section = reached.section()
-    assert section.count("20.0 % (5.0 to 25.0)") == len(columns)
+    for value, interval in (("20.0", "(5.0 to 25.0)"), ("30.0", "(15.0 to 35.0)")):
+        assert section.count(f" {value} % {interval} ") == 3  # clean, AutoAttack, certified
+        assert section.count(f" {value} ") == len(columns)
     assert "10.0 %" not in section
-    assert section.count("30.0 % (15.0 to 35.0)") == len(columns)
     assert "| end to end, 3 | 2.980 | 80.0 % (70.0 to 90.0) | 3 | 5 | dp_epochs=30 |" in section
     rows = [line.count("|") for line in section.splitlines() if line.startswith("|")]
     assert rows[0] == rows[1] == rows[2] == rows[3]

@@ -102,6 +102,14 @@ def test_a_gaussian_mechanism_is_audited_to_sixty_percent_of_its_epsilon():
     assert 0.45 * true <= one_run(scores, inserted, DELTA).epsilon <= free <= tight
 
 
+@pytest.mark.parametrize(("bound", "mu"), [(lower_bound, 0.5), (curve_lower_bound, 0.5), (curve_lower_bound, 1.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_so_it_is_with_no_assumption_and_many_canaries(bound, mu, seed):
+    true = gaussian_epsilon(mu, DELTA)  # 2.0 and 4.4
+    found = one_run(*gaussian_game(mu, 300_000, seed), DELTA, bound=bound, shares=(0.01,))
+    assert 0.6 * true <= found.epsilon <= true
+
+
 def test_a_coin_that_nobody_saw_demonstrates_nothing():
     _, inserted = gaussian_game(1.0, 2000, seed=2)
     scores = np.random.default_rng(3).standard_normal(2000)

@@ -32,6 +32,7 @@ from labkit.membership import (
     lira_offline,
     log_odds,
     log_odds_of,
+    log_probability,
     own,
     precision,
     relative,
@@ -153,6 +154,17 @@ def test_log_odds_from_losses_are_those_from_logits():
     sure = losses > 1e-9  # below, the difference of logits from their log-sum rounds away
     torch.testing.assert_close(log_odds_of(losses)[sure], log_odds(logits, labels)[sure], rtol=1e-6, atol=1e-6)
     assert log_odds_of(torch.tensor([0.0, 1e-30, 700.0])).isfinite().all()
+
+
+def test_the_surest_images_are_told_apart():
+    """Where p rounds to 1: a model that knows its members by heart answers many images so, and others nearly so."""
+    margins = torch.linspace(30, 80, 51)
+    logits = torch.stack([margins, torch.zeros(51), torch.zeros(51)], 1)[None]  # [1, 51, 3]
+    labels = torch.zeros(51, dtype=torch.int64)
+    loss = -log_probability(logits, labels)[0]
+    torch.testing.assert_close(loss, 2 * (-margins.double()).exp(), rtol=1e-9, atol=0)
+    assert torch.equal(features(logits, labels)[0, :, 0], loss)
+    torch.testing.assert_close(log_odds_of(loss.float()), log_odds(logits, labels)[0], rtol=1e-6, atol=0)
 
 
 def test_features_by_hand():

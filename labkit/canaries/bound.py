@@ -16,7 +16,7 @@ from scipy import optimize, stats
 
 from labkit.intervals import LEVEL
 
-SHARES = (0.03, 0.9)  # of the canaries, to be guessed about: only where the auditor is sure, or nearly all
+SHARES = (0.05, 0.9)  # of the canaries, to be guessed about: only where the auditor is sure, or nearly all
 MOST = 100.0  # epsilon beyond which nothing is searched
 
 

@@ -6,7 +6,7 @@ from labkit.membership.curves import Roc, accuracy_at, dp_region, roc
 from labkit.membership.halves import halves
 from labkit.membership.learners import boosted, gains, learn, learned, logistic
 from labkit.membership.likelihood import by_number, likelihood_ratio, lira, lira_offline, own, shared, surprise
-from labkit.membership.shadows import calibrated, relative, rmia
+from labkit.membership.shadows import calibrated, outranked, relative, rmia
 from labkit.membership.signals import (
     FEATURES,
     correct,
@@ -48,6 +48,7 @@ __all__ = [
     "log_odds_of",
     "log_probability",
     "logistic",
+    "outranked",
     "own",
     "precision",
     "relative",

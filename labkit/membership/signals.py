@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.membership.rows import queries
@@ -28,8 +29,8 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def log_odds_of(losses: Tensor) -> Tensor:
-    """:func:`log_odds` from cross-entropies (nats) of any shape: float64, at most 36.8 (a loss of 0)."""
-    return -losses.double().clamp(min=1e-16).expm1().log()
+    """:func:`log_odds` from cross-entropies (nats) of any shape: float64, at most 87.3 (a loss of 0 in float32)."""
+    return -losses.double().clamp(min=torch.finfo(torch.float32).tiny).expm1().log()
 
 
 def features(logits: Tensor, labels: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def features(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits = logits.double()
     log_p = logits.log_softmax(-1)
-    true = _true(log_p, labels)  # [..., N]
+    true = log_probability(logits, labels)  # [..., N]
     best_other = logits.scatter(-1, _index(logits, labels), -torch.inf).amax(-1)
     margin = _true(logits, labels) - best_other
     entropy = -(log_p.exp() * log_p).nan_to_num().sum(-1)  # 0 log 0 = 0
@@ -52,8 +53,11 @@ def features(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def log_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of the true class, in nats: [..., N] float64, from logits [..., N, C] and labels [N] int64."""
-    return _true(logits.double().log_softmax(-1), labels)
+    """Of the true class, in nats: [..., N] float64, from logits [..., N, C] and labels [N] int64.
+
+    By way of the odds: log-softmax rounds to 0 from odds of e^37 on, and no threshold could tell such images apart.
+    """
+    return F.logsigmoid(log_odds(logits, labels))
 
 
 def probability(logits: Tensor, labels: Tensor) -> Tensor:

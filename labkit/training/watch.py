@@ -98,10 +98,11 @@ def milestones(epochs: int) -> tuple[int, ...]:
 def losses(network: Network, state: dict[str, Tensor], split: Split) -> Tensor:
     """Each image's own cross-entropy, in nats: [N] float32.
 
-    From logits in float64, so that a loss of 1e-10 is not rounded to 0: there its logarithm tells members from others.
+    From the odds in float64, so that a loss of 1e-30 is not rounded to 0: its logarithm tells members from others.
     """
-    logits = predict(restored(network, state), split).double()
-    return F.cross_entropy(logits, split.labels, reduction="none").float()
+    logits, label = predict(restored(network, state), split).double(), split.labels[:, None]
+    odds = logits.gather(1, label)[:, 0] - logits.scatter(1, label, -torch.inf).logsumexp(1)  # [N], their logarithm
+    return -F.logsigmoid(odds).float()
 
 
 def restored(network: Network, state: dict[str, Tensor]) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from torch import Tensor
@@ -33,11 +33,13 @@ class Frontier:
 
     Attributes:
         epsilons: E, as proved (PRV), the released mean included. Each classifier by itself has its guarantee.
+        heads: E, how each was trained.
         logits: [E, N, C] on the test images.
         seconds: all of it, features included, as measured when it was done.
     """
 
     epsilons: list[float]
+    heads: list[Head]
     logits: Tensor
     seconds: float
 
@@ -88,11 +90,11 @@ def frontier(
         white = whitening(TRANSFORM, GROUPS).to(seen.device)
         weights = train_heads(white(seen.sub_(mean)), data.train.labels, heads, seed, classes=len(data.classes))
         proved = [composed(((head.noise_multiplier, sample_rate, steps), *beside), delta) for head in heads]
-        facts = {"epsilons": proved, "seconds": time.perf_counter() - start}
+        facts = {"epsilons": proved, "heads": [asdict(h) for h in heads], "seconds": time.perf_counter() - start}
         return {"logits": head_logits(weights, white(judged.sub_(mean)))}, facts
 
     tensors, facts = store.get("frontier", key, make)
-    return Frontier(facts["epsilons"], tensors["logits"], facts["seconds"])
+    return Frontier(facts["epsilons"], [Head(**h) for h in facts["heads"]], tensors["logits"], facts["seconds"])
 
 
 def settings(epsilon: float) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Audits of one run: on mechanisms whose epsilon is known, and on rules that break their word."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from labkit.canaries import (
     BatchClipped,
     curve_lower_bound,
     dirac,
+    final_weights,
     gaussian_lower_bound,
     lower_bound,
     mislabelled,
@@ -29,6 +31,7 @@ from labkit.intervals import clopper_pearson
 from labkit.membership import dp_region
 from labkit.training import Private, epsilon, noise_multiplier
 from labkit.training.accounting import gaussian_epsilon
+from labkit.training.linear import Head
 from labkit.workers import Crew
 
 DELTA = 1e-5
@@ -185,6 +188,21 @@ def test_a_broken_rule_is_caught(broken):
     assert epsilon(claim.noise_multiplier, RATE, STEPS, DELTA) <= 3.0
     played = white_box(rule, claim, sample_rate=RATE, steps=STEPS, canaries=1000, seed=0)
     assert played.bound(DELTA).epsilon > 3.0  # with no assumption at all
+
+
+def test_heads_that_are_trained_as_they_should_be_stay_below_their_epsilon_and_near_it():
+    targets = (2.0, 4.0, 8.0)
+    heads = [Head(noise_multiplier(e, RATE, STEPS, DELTA), RATE, RATE * STEPS, 1.0, clip=0.1 * e) for e in targets]
+    played = final_weights(heads, canaries=4000, seed=0)
+    for e, game in zip(targets, played, strict=True):
+        assert 0.2 * e < game.bound(DELTA, bound=curve_lower_bound).epsilon <= e
+    assert torch.equal(played[0].inserted, played[1].inserted)
+
+
+def test_a_head_with_too_little_noise_is_caught_by_its_weights():
+    honest = Head(noise_multiplier(1.0, RATE, STEPS, DELTA), RATE, RATE * STEPS, 1.0, clip=0.1)
+    (game,) = final_weights([replace(honest, noise_multiplier=honest.noise_multiplier / 10)], canaries=1000, seed=0)
+    assert game.bound(DELTA).epsilon > 1.0
 
 
 # Black box

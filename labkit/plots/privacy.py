@@ -167,6 +167,6 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_yticks(range(len(models)), [NAMES.get(m, m) for m in models])
     ax.set_ylim(len(models) - 0.4, -0.6)
     ax.set_xlim(left=0)
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     tidy(ax, x=f"ε at δ = {rows[0]['delta']:g}", y="")
     return figure

@@ -19,7 +19,7 @@ from benchmarks import reached, render
 from labkit import data as labdata
 from labkit import measure
 from labkit.data import Dataset, Split
-from labkit.frontier import frontier
+from labkit.frontier import frontiers
 from labkit.results import percent
 from labkit.store import Store
 
@@ -42,25 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     options = parser.parse_args(arguments)
     data = labdata.load() if options.test else held_out(labdata.load())
-    right, taken = [], []  # [E, N] and seconds, a seed
-    for seed in range(options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            found = frontier(
-                data,
-                EPSILONS,
-                sample_rate=BATCH / len(data.train),
-                epochs=EPOCHS,
-                delta=DELTA,
-                seed=seed,
-                store=Store(folder),
-            )
-        right.append(found.logits.argmax(2) == data.test.labels)
-        taken.append(found.seconds)
-        print(f"seed {seed}: {found.seconds:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = frontiers(
+            data,
+            EPSILONS,
+            sample_rate=BATCH / len(data.train),
+            epochs=EPOCHS,
+            delta=DELTA,
+            seeds=range(options.seeds),
+            store=Store(folder),
+        )
+    right = torch.stack([run.logits.argmax(2) == data.test.labels for run in runs], 1)  # [E, seeds, N]
     print("| epsilon, proved | accuracy | seeds |", "|---" * 3 + "|", sep="\n")
-    seconds = sum(taken) / len(taken) / len(EPSILONS)
-    for target, proved, hits in zip(EPSILONS, found.epsilons, torch.stack(right, 1), strict=True):
-        r = measure.fraction("scattering", "accuracy", hits, epsilon=proved, delta=DELTA).as_dict()  # of [seeds, N]
+    seconds = sum(run.seconds for run in runs) / len(runs) / len(EPSILONS)
+    for target, proved, hits in zip(EPSILONS, runs[0].epsilons, right, strict=True):
+        r = measure.fraction("scattering", "accuracy", hits, epsilon=proved, delta=DELTA).as_dict()
         print(f"| {proved:.3f} | {percent(r, 2)} | {len(hits)} |")
         if options.test and reached.whole(data):
             kept = {"row": r, "seconds": seconds, "changed": []}

@@ -44,7 +44,8 @@ def described(split: Split, transform: Scattering, groups: int) -> Tensor:
 
     def part(chosen: slice) -> Tensor:
         images, _ = split.batch(torch.arange(chosen.start, chosen.stop))
-        seen, mirrored = (_normalised(each, transform, groups) for each in (images, images.flip(3)))
+        found = transform(images)  # [B, K, p, p]
+        seen, mirrored = (_normalised(each, groups) for each in (found, found[:, transform.mirror].flip(3)))
         return torch.lerp(mirrored, seen, (1 + ODD) / 2)
 
     return torch.cat(spread(part, len(split), split.labels.device))
@@ -92,14 +93,14 @@ class Whitening:
 @cache
 def whitening(transform: Scattering, groups: int, seed: int = 0) -> Whitening:
     """The map that whitens the features of noise, in part; without mirrors, since noise knows no side."""
-    z = _normalised(noise_images(SAMPLES, transform.size, seed), transform, groups)
+    z = _normalised(transform(noise_images(SAMPLES, transform.size, seed)), groups)
     z = (z - z.mean(0)).unflatten(1, (len(transform.paths), -1))  # [S, K, P]
     by_channel, by_place = z.transpose(0, 1).flatten(1), z.flatten(0, 1).T  # [K, S P], [P, S K]
     return Whitening(_power(by_channel, *CHANNELS), _power(by_place, *PLACES))
 
 
-def _normalised(images: Tensor, transform: Scattering, groups: int) -> Tensor:
-    plain, moduli = transform(images).tensor_split([1], dim=1)
+def _normalised(coefficients: Tensor, groups: int) -> Tensor:
+    plain, moduli = coefficients.tensor_split([1], dim=1)
     return F.group_norm(torch.cat([plain, moduli.clamp(min=0).sqrt()], 1), groups, eps=EMPTY).flatten(1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from importlib.metadata import version
 
 from torch import Tensor
@@ -44,57 +45,63 @@ class Frontier:
     seconds: float
 
 
-def frontier(
+def frontiers(
     data: Dataset,
     epsilons: Sequence[float],
     *,
     sample_rate: float,
     epochs: int,
     delta: float,
-    seed: int,
+    seeds: Sequence[int],
     store: Store,
-) -> Frontier:
-    """Train a classifier for each epsilon on all training images, or take them from the store.
+) -> list[Frontier]:
+    """For each seed a classifier for each epsilon, trained on all training images or taken from the store.
 
     Args:
-        data: training and test images.
+        data: training and test images; their features are made once, where any classifier is to be trained.
         epsilons: targets, positive.
         sample_rate: of Poisson sampling, in (0, 1].
         epochs: expected passes.
         delta: of the guarantee.
-        seed: of mean, batches and noise.
+        seeds: of mean, batches and noise, one a run.
         store: where finished work lies.
     """
+    beside, steps = ((MEAN_NOISE, 1.0, 1),), max(1, round(epochs / sample_rate))
     key = {
         "data": data.sha256,
         "epsilons": list(epsilons),
         "sample_rate": sample_rate,
         "epochs": epochs,
         "delta": delta,
-        "seed": seed,
         **numerics(data.train.labels.device),
         "opacus": version("opacus"),  # which accounts
         "code": code_version(__name__),
     }
 
-    def make() -> tuple[dict[str, Tensor], dict]:
+    @cache
+    def features() -> tuple[Tensor, Tensor, float]:
         start = time.perf_counter()
-        beside = ((MEAN_NOISE, 1.0, 1),)
-        steps = max(1, round(epochs / sample_rate))
-        heads = [
-            Head(noise_beside(e, sample_rate, steps, delta, beside), sample_rate, epochs, *settings(e))
-            for e in epsilons
-        ]
         seen, judged = (described(split, TRANSFORM, GROUPS) for split in (data.train, data.test))
+        return seen, judged, time.perf_counter() - start
+
+    def make(seed: int) -> tuple[dict[str, Tensor], dict]:
+        seen, judged, taken = features()
+        start = time.perf_counter()
+        noises = [noise_beside(e, sample_rate, steps, delta, beside) for e in epsilons]
+        heads = [Head(noise, sample_rate, epochs, *settings(e)) for e, noise in zip(epsilons, noises, strict=True)]
         mean = private_mean(seen, MEAN_BOUND, MEAN_NOISE, derive(seed, "mean"))
         white = whitening(TRANSFORM, GROUPS).to(seen.device)
-        weights = train_heads(white(seen.sub_(mean)), data.train.labels, heads, seed, classes=len(data.classes))
-        proved = [composed(((head.noise_multiplier, sample_rate, steps), *beside), delta) for head in heads]
-        facts = {"epsilons": proved, "heads": [asdict(h) for h in heads], "seconds": time.perf_counter() - start}
-        return {"logits": head_logits(weights, white(judged.sub_(mean)))}, facts
+        weights = train_heads(white(seen - mean), data.train.labels, heads, seed, classes=len(data.classes))
+        proved = [composed(((noise, sample_rate, steps), *beside), delta) for noise in noises]
+        facts = {"epsilons": proved, "heads": [asdict(h) for h in heads]}
+        facts["seconds"] = taken + time.perf_counter() - start
+        return {"logits": head_logits(weights, white(judged - mean))}, facts
 
-    tensors, facts = store.get("frontier", key, make)
-    return Frontier(facts["epsilons"], [Head(**h) for h in facts["heads"]], tensors["logits"], facts["seconds"])
+    runs = [store.get("frontier", key | {"seed": seed}, partial(make, seed)) for seed in seeds]
+    return [
+        Frontier(facts["epsilons"], [Head(**head) for head in facts["heads"]], tensors["logits"], facts["seconds"])
+        for tensors, facts in runs
+    ]
 
 
 def settings(epsilon: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import labkit
 from labkit import data, device, display, generative, mixture
 from labkit.attacks import Attack
 from labkit.canaries import Planted, mislabelled
-from labkit.frontier import Frontier, frontier
+from labkit.frontier import Frontier, frontiers
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
 from labkit.paramfiles import declared
@@ -200,16 +200,16 @@ class Lab:
                 )
         return self._ensembles[key]
 
-    def frontier(self, index: int = 0) -> Frontier:
-        """Private linear classifiers on scattering features, one for each of ``frontier_epsilon``; a run an index."""
+    def frontiers(self) -> list[Frontier]:
+        """Private linear classifiers on scattering features, one for each of ``frontier_epsilon``, ``seeds`` times."""
         p = self.params
-        return frontier(
+        return frontiers(
             self.data,
             p.frontier_epsilon,
             sample_rate=p.frontier_sample_rate,
             epochs=p.frontier_epochs,
             delta=p.dp_delta,
-            seed=device.derive(p.seed, "frontier", index),
+            seeds=[device.derive(p.seed, "frontier", index) for index in range(p.seeds)],
             store=self.store,
         )
 

@@ -50,6 +50,12 @@ class Scattering:
         twice = [(a, b) for a in waves for b in waves if b[0] > a[0]] if self.order == 2 else []
         return [(), *once, *twice]
 
+    @property
+    def mirror(self) -> list[int]:
+        """Which channel of an image is each channel of its mirror image, left and right exchanged there too."""
+        paths = self.paths  # an angle becomes pi less it
+        return [paths.index(tuple((j, -angle % self.orientations) for j, angle in path)) for path in paths]
+
     def __call__(self, images: Tensor) -> Tensor:
         """Coefficients [N, K, size / 2^J, size / 2^J] of images [N, 1, size, size], in their dtype, K paths.
 

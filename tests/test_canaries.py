@@ -235,6 +235,24 @@ def test_a_model_that_learned_its_canaries_by_heart_is_caught():
     assert planted.play(honest).bound(DELTA).epsilon < 0.5
 
 
+def test_a_model_that_was_trained_without_privacy_is_caught():
+    """By its answers alone; what it would have claimed is an epsilon of 1."""
+    planted = mislabelled(load("digits", train_size=600, test_size=200), 300, seed=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = torch.nn.Flatten(), torch.nn.Linear(784, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10)
+    model = torch.nn.Sequential(*layers)
+    images, labels = planted.data.train.batch(planted.members[0].nonzero()[:, 0])
+    steps = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(150):
+        steps.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        steps.step()
+    with torch.no_grad():
+        game = planted.play(model(planted.data.train.images))
+    assert game.bound(DELTA).epsilon > 1.0
+
+
 # Figures
 
 

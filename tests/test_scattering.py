@@ -129,3 +129,13 @@ def test_refuses():
         Scattering(size=30)
     with pytest.raises(ValueError, match="order 1 or 2"):
         Scattering(order=3)
+
+
+@pytest.mark.parametrize("transform", [Scattering(), Scattering(size=24, scales=3, orientations=6)])
+def test_a_mirror_image_has_the_same_coefficients_in_other_places(transform):
+    images = smooth(3, side=transform.size)
+    expected = transform(images)[:, transform.mirror].flip(3)
+    torch.testing.assert_close(
+        transform(images.flip(3)), expected, rtol=0, atol=1e-5
+    )  # a grid has one Nyquist frequency
+    assert transform.mirror != list(range(len(transform.paths)))

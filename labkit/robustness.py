@@ -139,12 +139,12 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
         images: [N, ...] in [0, 1], float32; labels: [N].
         store: where what was found lies.
     """
-    found = []
+    found, shown = [], checksum(images, labels)
     for model in models:
         key = {
             "model": fingerprint(model),
             "measure": described(measure),
-            "images": checksum(images, labels),
+            "images": shown,
             **numerics(images.device),
             "code": code_version(__name__, *_classes(model), _home(measure)),
         }
@@ -154,6 +154,11 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
 
         found.append(store.get("measurement", key, make)[0]["found"])
     return torch.stack(found)
+
+
+def answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Logits [N, C]: what a model says of images, whatever their labels."""
+    return outputs(model, images)
 
 
 def under_pgd(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:

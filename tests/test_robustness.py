@@ -89,6 +89,8 @@ def test_a_measurement_is_done_once_a_model_and_setting(batch, tmp_path, monkeyp
     monkeypatch.setattr(robustness, "pgd", lambda *a, **k: pytest.fail("attacked again"))
     assert torch.equal(measured(under, [linear(1)], images, labels, store=Store(tmp_path))[0], found[1])
     distance = partial(attacks.boundary_distance, steps=5, targets=2)
+    said = measured(robustness.answers, [linear(1)], images, labels, store=Store(tmp_path))
+    torch.testing.assert_close(said[0], linear(1)(images))
     (away,) = measured(distance, [linear()], images, labels, store=Store(tmp_path))
     torch.testing.assert_close(away, distance(linear(), images, labels))
 

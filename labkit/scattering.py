@@ -129,6 +129,7 @@ def filters(size: int, scales: int, orientations: int) -> Bank:
 
     def between(i: int, j: int) -> Tensor:
         turn = torch.polar(torch.ones_like(omega), omega * (2**j - 2**i) / 2)  # [S], moves by half the difference
+        turn.imag[side // 2] = 0  # the mean of -pi and pi, which are one frequency: a grid has no preferred side
         return _folded(scale * waves[j] * turn[:, None] * turn, 2**i)
 
     ends = margin + 2**scales * torch.arange(size // 2**scales) + (2**scales - 1) / 2  # [S'], pixels

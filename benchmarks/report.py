@@ -100,6 +100,7 @@ def work_of(p: Params) -> dict[str, float]:
     steps += (3 + len(trained)) * few * len(p.autoattack_eps) * (1 + p.pgd_steps + strong)
     shadows = p.shadow_models, p.shadow_pgd_models, p.shadow_dp_models
     each = min(p.tradeoff_models, *shadows)  # models a kind in chapter 6, mixtures too
+    deep = len({*p.end_to_end_epsilon, p.dp_epsilon})  # epsilons of the end-to-end network
     known = p.shadow_dp_epochs == p.shadow_epochs and p.shadow_dp_models <= p.shadow_models  # DP's controls are there
     steps += (5 if known else 6) * each * p.tradeoff_size * (p.pgd_steps + strong)  # controls are kinds too
     steps += (3 + len(trained)) * min(few, 50) * 30 * 4  # distances to the boundary: steps, targets
@@ -111,7 +112,7 @@ def work_of(p: Params) -> dict[str, float]:
     return {
         "standard": n * (p.seeds * p.epochs + quick) + halves * half,
         "pgd": n * (p.seeds * p.pgd_epochs + slow) + p.shadow_pgd_models * p.shadow_pgd_epochs * half,
-        "dp": n * (p.seeds * p.dp_epochs + p.shadow_dp_epochs) + p.shadow_dp_models * p.shadow_dp_epochs * half,
+        "dp": n * (p.seeds * p.dp_epochs * deep + p.shadow_dp_epochs) + p.shadow_dp_models * p.shadow_dp_epochs * half,
         "linear": p.seeds * n * p.frontier_epochs * len(p.frontier_epsilon),
         "attack_steps": steps,
     }

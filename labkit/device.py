@@ -74,6 +74,17 @@ def numerics(device: torch.device) -> dict[str, str | bool]:
     }
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that this process may still take: what nobody holds, and what torch holds and does not use.
+
+    A limit that was set by ``torch.cuda.set_per_process_memory_fraction`` counts.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    granted = int(torch.cuda.get_per_process_memory_fraction(device) * total) - held
+    return max(0, min(free, granted)) + held - used
+
+
 def training_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies bf16 natively; elsewhere float32."""
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from labkit.data import Dataset
 from labkit.device import derive, numerics
 from labkit.features import described, whitening
+from labkit.progress import Bar, Tick, unseen
 from labkit.scattering import Scattering
 from labkit.store import Store, code_version
 from labkit.training.accounting import composed, noise_beside
@@ -54,6 +55,7 @@ def frontiers(
     delta: float,
     seeds: Sequence[int],
     store: Store,
+    bar: Bar = unseen,
 ) -> list[Frontier]:
     """For each seed a classifier for each epsilon, trained on all training images or taken from the store.
 
@@ -65,6 +67,7 @@ def frontiers(
         delta: of the guarantee.
         seeds: of mean, batches and noise, one a run.
         store: where finished work lies.
+        bar: shown where there is something to train, of the images of all steps.
     """
     beside, steps = ((MEAN_NOISE, 1.0, 1),), max(1, round(epochs / sample_rate))
     key = {
@@ -84,20 +87,22 @@ def frontiers(
         seen, judged = (described(split, TRANSFORM, GROUPS) for split in (data.train, data.test))
         return seen, judged, time.perf_counter() - start
 
-    def make(seed: int) -> tuple[dict[str, Tensor], dict]:
+    def make(seed: int, tick: Tick) -> tuple[dict[str, Tensor], dict]:
         seen, judged, taken = features()
         start = time.perf_counter()
         noises = [noise_beside(e, sample_rate, steps, delta, beside) for e in epsilons]
         heads = [Head(noise, sample_rate, epochs, *settings(e)) for e, noise in zip(epsilons, noises, strict=True)]
         mean = private_mean(seen, MEAN_BOUND, MEAN_NOISE, derive(seed, "mean"))
         white = whitening(TRANSFORM, GROUPS).to(seen.device)
-        weights = train_heads(white(seen - mean), data.train.labels, heads, seed, classes=len(data.classes))
+        kinds = {"classes": len(data.classes), "tick": tick}
+        weights = train_heads(white(seen - mean), data.train.labels, heads, seed, **kinds)
         proved = [composed(((noise, sample_rate, steps), *beside), delta) for noise in noises]
         facts = {"epsilons": proved, "heads": [asdict(h) for h in heads]}
         facts["seconds"] = taken + time.perf_counter() - start
         return {"logits": head_logits(weights, white(judged - mean))}, facts
 
-    runs = [store.get("frontier", key | {"seed": seed}, partial(make, seed)) for seed in seeds]
+    keys, share = [key | {"seed": seed} for seed in seeds], round(epochs * len(data.train))
+    runs = store.gather("frontier", keys, lambda index, tick: make(seeds[index], tick), [share] * len(seeds), bar)
     return [
         Frontier(facts["epsilons"], [Head(**head) for head in facts["heads"]], tensors["logits"], facts["seconds"])
         for tensors, facts in runs

@@ -1,15 +1,14 @@
-"""The face that notebooks use: parameters in, cached models and datasets out, results shown and carried."""
+"""The face that notebooks use: parameters in, cached models and datasets out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import labkit
@@ -22,10 +21,11 @@ from labkit.mixture import Candidate, MixtureClassifier
 from labkit.paramfiles import declared
 from labkit.params import ParameterError, Params, validate
 from labkit.progress import progress
-from labkit.results import Check, Row, find, row
-from labkit.robustness import Measure, Survival, measured, survive
+from labkit.record import Record
+from labkit.results import Check, row
+from labkit.robustness import Measure, Survival, described, measured, survive
 from labkit.store import Store
-from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, milestones, train
+from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, at_epsilon, milestones, train
 from labkit.workers import share
 
 
@@ -43,20 +43,18 @@ def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
     return Lab(validate(given | parameters, "this notebook's parameters" if namespace else "parameters"))
 
 
-class Lab:
-    """One run's parameters, data, device and store.
+class Lab(Record):
+    """One run's parameters, data, device and store, and the record of what was found.
 
     Attributes:
         params, device, store: validated; where models are trained; where finished work lies.
-        rows, checks: what was recorded so far, in order.
     """
 
     def __init__(self, params: Params, store: Store | None = None):
+        super().__init__()
         self.params = params
         self.device = device.resolve(params.device, deterministic=params.deterministic)
         self.store = store or Store()
-        self.rows: list[Row] = []
-        self.checks: list[Check] = []
         self._ensembles: dict[tuple[Recipe, str], Ensemble] = {}
         display.show_provenance(self.provenance, self.data.title)
 
@@ -109,6 +107,11 @@ class Lab:
         validation = held_out if held_out.any() else None
         recipe = replace(DEFENCES[regime](p, int(members[0].sum()), eps), piece=LARGE)
         return self._train(recipe, members, "classifiers", watch=True, validation=validation)
+
+    def private(self, epsilon: float) -> Ensemble:
+        """``seeds`` classifiers as :meth:`classifiers` trains them with DP-SGD, at another epsilon."""
+        whole = self.classifiers("dp")
+        return self._train(at_epsilon(whole.recipe, epsilon, self.params.dp_delta), whole.members, "private")
 
     @property
     def defences(self) -> list[tuple[str, float]]:
@@ -184,20 +187,18 @@ class Lab:
     ) -> Ensemble:
         key = recipe, purpose
         if key not in self._ensembles:
-            total = len(members) * recipe.steps(int(members[0].sum())) * recipe.batch_size
             radius = "" if recipe.eps is None else f" {recipe.eps:g}"
-            with progress(total, f"{recipe.regime}{radius} {purpose}") as tick:
-                self._ensembles[key] = train(
-                    recipe,
-                    data or self.data,
-                    members,
-                    seed=device.derive(self.params.seed, purpose),
-                    store=self.store,
-                    device=self.device,
-                    network=recipe.network,
-                    tick=tick,
-                    **watched,
-                )
+            self._ensembles[key] = train(
+                recipe,
+                data or self.data,
+                members,
+                seed=device.derive(self.params.seed, purpose),
+                store=self.store,
+                device=self.device,
+                network=recipe.network,
+                bar=partial(progress, what=f"{recipe.regime}{radius} {purpose}"),
+                **watched,
+            )
         return self._ensembles[key]
 
     def frontiers(self) -> list[Frontier]:
@@ -211,6 +212,7 @@ class Lab:
             delta=p.dp_delta,
             seeds=[device.derive(p.seed, "frontier", index) for index in range(p.seeds)],
             store=self.store,
+            bar=partial(progress, what="private classifiers on scattering features"),
         )
 
     def cvae(self) -> generative.Trained:
@@ -218,9 +220,8 @@ class Lab:
         p, seed = self.params, device.derive(self.params.seed, "cvae")
         recipe = generative.Recipe(p.cvae_latent, p.cvae_epochs, p.cvae_learning_rate, classes=len(self.data.classes))
         members = generative.split(len(self.data.train), self.generator("cvae members"))
-        total = p.cvae_epochs * int(members.sum())
-        with progress(total, "cvae") as tick:
-            return generative.train(recipe, self.data, members, seed=seed, store=self.store, tick=tick)
+        bar = partial(progress, what="cvae")
+        return generative.train(recipe, self.data, members, seed=seed, store=self.store, bar=bar)
 
     def survive(
         self,
@@ -233,11 +234,13 @@ class Lab:
         standing: Tensor | None = None,
     ) -> Survival:
         """:func:`labkit.robustness.survive` of M models' faces: from the store, or attacked now."""
-        return survive(faces, attacks, images, labels, eps, store=self.store, standing=standing)
+        bar = partial(progress, what=f"{', '.join(attacks)} at {eps:g}")
+        return survive(faces, attacks, images, labels, eps, store=self.store, standing=standing, bar=bar)
 
     def measured(self, measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
         """:func:`labkit.robustness.measured` of M classifiers, [M, N, ...]: from the store, or found now."""
-        return measured(measure, models, images, labels, store=self.store)
+        bar = partial(progress, what=described(measure)["function"].rpartition(".")[2].replace("_", " "))
+        return measured(measure, models, images, labels, store=self.store, bar=bar)
 
     # Mixtures: chosen on a part of the training images, fitted to all of them or to halves.
 
@@ -256,45 +259,6 @@ class Lab:
         """The best candidate, fitted to those training images that each row of ``members`` [M, N] marks."""
         chosen = mixture.best(self.mixture_candidates)
         return [mixture.fit(self.data.train, rows, chosen.settings, store=self.store) for rows in members]
-
-    # Results: shown, carried by the notebook, and kept here for the sentences and figures that follow.
-
-    def record(self, rows: Sequence[Row], caption: str = "") -> None:
-        """Show rows as a table and carry them."""
-        self.rows += rows
-        display.show_rows(rows, caption)
-
-    def find(self, **wanted: Any) -> list[dict[str, Any]]:
-        """The recorded rows, as dicts, whose entries equal all of ``wanted``; in their order."""
-        return find([r.as_dict() for r in self.rows], **wanted)
-
-    def one(self, **wanted: Any) -> dict[str, Any]:
-        """The one recorded row that fits, the latest if a cell was run again.
-
-        Raises:
-            LookupError: there is none.
-        """
-        rows = self.find(**wanted)
-        if not rows:
-            raise LookupError(f"no row with {wanted} was recorded; run the cell that measures it first")
-        return rows[-1]
-
-    def check(self, *checks: Check) -> None:
-        """Show checks and carry them."""
-        self.checks += checks
-        display.show_checks(checks)
-
-    def say(self, text: str) -> None:
-        """Show a sentence (Markdown) whose numbers come from rows."""
-        display.show_text(text)
-
-    def finding(self, text: str) -> None:
-        """Show a sentence that the report's first screen repeats."""
-        display.show_finding(text)
-
-    def figure(self, figure: Figure, name: str, alt: str, *, main: bool = False) -> None:
-        """Show a figure with its alternative text; ``main`` puts it on the report's first page."""
-        display.show_figure(figure, name, alt, main=main)
 
 
 __all__ = ["Check", "Lab", "ParameterError", "open_lab", "row"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from labkit.intervals import LEVEL, area, student_t, wilson
 from labkit.membership import SHADOWLESS, Audit, roc
+from labkit.progress import Bar, unseen
 from labkit.results import Row, row
 
 Kind = TypeVar("Kind", bound=Hashable)
@@ -199,7 +200,14 @@ def single_target(model: str, scores: Tensor, members: Tensor, seed: int, **fact
     return rows
 
 
-def survivors(models: Iterable[nn.Module], trial: Trial, images: Tensor, labels: Tensor, standing: Tensor) -> Tensor:
+def survivors(
+    models: Iterable[nn.Module],
+    trial: Trial,
+    images: Tensor,
+    labels: Tensor,
+    standing: Tensor,
+    bar: Bar = unseen,
+) -> Tensor:
     """Which images each model still classifies right when it is attacked.
 
     Args:
@@ -207,14 +215,17 @@ def survivors(models: Iterable[nn.Module], trial: Trial, images: Tensor, labels:
         trial: ``(model, images, labels) -> bool [N]``, e.g. :func:`labkit.attacks.withstand` with its settings.
         images: [N, 1, 28, 28] in [0, 1]; labels: [N].
         standing: bool [M, N], what is worth attacking: a point that an earlier attack broke stays broken.
+        bar: of those.
 
     Returns:
         bool [M, N], within ``standing``; on the CPU.
     """
     left = standing.clone()
-    for alive, model in zip(left, models, strict=True):
-        points = alive.nonzero()[:, 0]
-        if len(points):
-            x, y = images[points.to(images.device)], labels[points.to(labels.device)]
-            alive[points] = trial(model, x, y).cpu()
+    with bar(int(left.sum())) as tick:
+        for alive, model in zip(left, models, strict=True):
+            points = alive.nonzero()[:, 0]
+            if len(points):
+                x, y = images[points.to(images.device)], labels[points.to(labels.device)]
+                alive[points] = trial(model, x, y).cpu()
+                tick(len(points))
     return left

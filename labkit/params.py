@@ -47,6 +47,7 @@ def _listed(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
 Eps = Annotated[Float, Field(ge=0, le=1)]
+Epsilon = Annotated[Float, Field(ge=0.3, le=100)]
 
 
 class Params(BaseModel):
@@ -147,13 +148,16 @@ class Params(BaseModel):
     shadow_pgd_epochs: Int = Field(6, ge=1, le=1000, description="passes over its half (pgd)")
     shadow_dp_epochs: Int = Field(10, ge=1, le=1000, description="expected passes over its half (dp)")
 
-    frontier_epsilon: Annotated[list[Annotated[Float, Field(ge=0.3, le=100)]], BeforeValidator(_listed)] = Field(
+    frontier_epsilon: Annotated[list[Epsilon], BeforeValidator(_listed)] = Field(
         [1, 2, 3, 8], min_length=1, max_length=16, description="epsilons of private classifiers on scattering features"
     )
     frontier_sample_rate: Float = Field(
         0.1365, gt=0, le=1, description="share of the training images in a Poisson batch (scattering)"
     )
     frontier_epochs: Int = Field(40, ge=1, le=1000, description="expected passes over the training images (scattering)")
+    end_to_end_epsilon: Annotated[list[Epsilon], BeforeValidator(_listed)] = Field(
+        [1, 2, 3], max_length=16, description="epsilons at which chapter 1's private network is trained too"
+    )
     query_size: Int = Field(
         1_000, ge=16, le=60_000, description="training images that every shadow model is attacked on, to tell members"
     )
@@ -192,7 +196,8 @@ def _contradictions(given: Mapping[str, Any]) -> list[str]:
             problems.append(f"{small}: {a:g} is more than {large} = {b:g}; {remedy}")
 
     at_most("pgd_steps", "strong_steps", "the stronger attack must not take fewer steps")
-    for name in ("attack_eps", "autoattack_eps", "robust_eps", "frontier_epsilon", "gmm_components"):
+    ascending = "attack_eps", "autoattack_eps", "robust_eps", "frontier_epsilon", "end_to_end_epsilon", "gmm_components"
+    for name in ascending:
         values = given.get(name)
         if isinstance(values, list) and sorted(set(values)) != values:
             problems.append(f"{name}: {values} must ascend, without repeats; sort it")

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -15,10 +15,18 @@ from tqdm.auto import tqdm
 NOTE = "LABKIT_PROGRESS"  # environment: the file in which a kernel tells the process that waits for it how far it is
 NOTE_SECONDS, LINE_SECONDS = 0.5, 60.0
 
+Tick = Callable[[int], None]  # called, from any thread, with the number of images that are done
+Bar = Callable[[int], AbstractContextManager[Tick]]  # opened once it is known how many images are to be done
+
+
+def unseen(total: int) -> AbstractContextManager[Tick]:
+    """A bar that nobody sees."""
+    return nullcontext(lambda images: None)
+
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A function that is called, from any thread, with the number of images that are done.
+def progress(total: int, what: str) -> Iterator[Tick]:
+    """How far ``total`` images are; with ``what`` given it is a :data:`Bar`.
 
     A terminal and JupyterLab show a bar with images/s and the time left. Under ``labkit report`` that is handed to
     the report's own line. A log gets a line a minute, and one at the end of work that took so long.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from labkit.attacks import Attack, correct, evaluate, pgd
 from labkit.attacks.promises import outputs
 from labkit.device import numerics
+from labkit.progress import Bar, Tick, unseen
 from labkit.store import Store, checksum, code_version
 
 STANDS = -1
@@ -72,6 +73,7 @@ def survive(
     *,
     store: Store,
     standing: Tensor | None = None,
+    bar: Bar = unseen,
 ) -> Survival:
     """Attack M models on N images, or take what came of it from the store.
 
@@ -85,51 +87,65 @@ def survive(
         store: where evaluations lie.
         standing: bool [M, N], the images worth attacking; all by default. The others count as they are without an
             attack.
+        bar: shown, for the models behind each face, where there is something to attack; an image counts once an attack.
     """
     left = torch.ones(len(faces[0]), len(images), dtype=torch.bool) if standing is None else standing.cpu()
     found: Survival | None = None
     for models in faces:
-        rows = [_one(m, attacks, images, labels, eps, store, worth) for m, worth in zip(models, left, strict=True)]
-        behind = Survival(tuple(attacks), *(torch.stack(parts) for parts in zip(*rows, strict=True)))
+        behind = _behind(models, attacks, images, labels, eps, left, store, bar)
         found = behind if found is None else found.then(behind)
         left = left & found.stands
     return found
 
 
-def _one(
-    model: nn.Module,
+def _behind(
+    models: Sequence[nn.Module],
     attacks: Mapping[str, Attack],
     images: Tensor,
     labels: Tensor,
     eps: float,
+    standing: Tensor,
     store: Store,
-    chosen: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Of one model: what is right, bool [N], and what broke it, int8 [N]; those ``chosen``, bool [N], are attacked."""
-    key = {
-        "model": fingerprint(model),
-        "attacks": {name: described(attack) for name, attack in attacks.items()},
-        "images": checksum(images, labels, chosen),
-        "eps": eps,
-        **numerics(images.device),
-        "code": code_version(__name__, *_classes(model), *sorted({_home(attack) for attack in attacks.values()})),
-    }
+    bar: Bar,
+) -> Survival:
+    """Of M models, each behind one face; the images that are ``standing``, bool [M, N], are attacked."""
+    homes = sorted({_home(attack) for attack in attacks.values()})
+    keys = [
+        {
+            "model": fingerprint(model),
+            "attacks": {name: described(attack) for name, attack in attacks.items()},
+            "images": checksum(images, labels, chosen),
+            "eps": eps,
+            **numerics(images.device),
+            "code": code_version(__name__, *_classes(model), *homes),
+        }
+        for model, chosen in zip(models, standing, strict=True)
+    ]
 
-    def make() -> tuple[dict[str, Tensor], dict]:
+    def make(index: int, tick: Tick) -> tuple[dict[str, Tensor], dict]:
+        model, at = models[index], standing[index].nonzero()[:, 0]
         fell = torch.full((len(images),), STANDS, dtype=torch.int8)
-        at = chosen.nonzero()[:, 0]
         if len(at):
             part = at.to(images.device)
-            found = evaluate(model, images[part], labels[part], attacks, eps)
+            found = evaluate(model, images[part], labels[part], attacks, eps, tick=tick)
             for place, broken in enumerate(found.fell.values()):
                 fell[at[broken.cpu()]] = place
         return {"right": correct(model, images, labels), "fell": fell}, {}
 
-    tensors, _ = store.get("evaluation", key, make)
-    return tensors["right"], tensors["fell"]
+    sizes = (standing.sum(1) * len(attacks)).tolist()
+    rows = [tensors for tensors, _ in store.gather("evaluation", keys, make, sizes, bar)]
+    return Survival(tuple(attacks), *(torch.stack([row[part] for row in rows]) for part in ("right", "fell")))
 
 
-def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labels: Tensor, *, store: Store) -> Tensor:
+def measured(
+    measure: Measure,
+    models: Iterable[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    store: Store,
+    bar: Bar = unseen,
+) -> Tensor:
     """What ``measure`` finds of N images in each of M models: [M, N, ...] on the CPU, from the store or found now.
 
     Args:
@@ -138,22 +154,27 @@ def measured(measure: Measure, models: Iterable[nn.Module], images: Tensor, labe
         models: M classifiers.
         images: [N, ...] in [0, 1], float32; labels: [N].
         store: where what was found lies.
+        bar: shown where there is something to find.
     """
-    found, shown = [], checksum(images, labels)
-    for model in models:
-        key = {
+    models, shown = list(models), checksum(images, labels)
+    keys = [
+        {
             "model": fingerprint(model),
             "measure": described(measure),
             "images": shown,
             **numerics(images.device),
             "code": code_version(__name__, *_classes(model), _home(measure)),
         }
+        for model in models
+    ]
 
-        def make(model: nn.Module = model) -> tuple[dict[str, Tensor], dict]:
-            return {"found": measure(model, images, labels)}, {}
+    def make(index: int, tick: Tick) -> tuple[dict[str, Tensor], dict]:
+        found = measure(models[index], images, labels)
+        tick(len(images))
+        return {"found": found}, {}
 
-        found.append(store.get("measurement", key, make)[0]["found"])
-    return torch.stack(found)
+    entries = store.gather("measurement", keys, make, [len(images)] * len(models), bar)
+    return torch.stack([tensors["found"] for tensors, _ in entries])
 
 
 def answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialise_tensors
 
+from labkit.progress import Bar, Tick, unseen
 from labkit.workers import check_crew
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 0.5  # seconds that a thread waits for another's entry before it looks whether its crew still works
 
 Tensors = dict[str, torch.Tensor]
+Make = Callable[[int, Tick], tuple[Tensors, dict]]
 
 # labkit's sources as they were when it was imported: a file that is edited under a kernel is not what the kernel runs.
 _RUNNING = {str(path): path.read_bytes() for path in Path(__file__).parent.rglob("*.py")}
@@ -173,6 +175,24 @@ class Store:
                 except OSError as error:
                     log.warning("%s, or make room; going on with what was made, which is not kept", error)
             return entry
+
+    def gather(
+        self, kind: str, keys: Sequence[Mapping[str, Any]], make: Make, sizes: Sequence[int], bar: Bar = unseen
+    ) -> list[tuple[Tensors, dict]]:
+        """:meth:`get` of several entries, with one bar for those that are made now.
+
+        Args:
+            kind, keys: as for :meth:`get`.
+            make: makes the entry of a key's place, and ticks.
+            sizes: what each ticks in all.
+            bar: shown where there is something to make.
+        """
+        entries = [self.find(kind, key) for key in keys]
+        if missing := [place for place, entry in enumerate(entries) if entry is None]:
+            with bar(sum(sizes[place] for place in missing)) as tick:
+                for place in missing:
+                    entries[place] = self.get(kind, keys[place], partial(make, place, tick))
+        return entries
 
     def find(self, kind: str, key: Mapping[str, Any]) -> tuple[Tensors, dict] | None:
         """The entry under ``key`` as :meth:`get` returns it; None where there is none, or a damaged one.

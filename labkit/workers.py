@@ -20,11 +20,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from labkit.device import free_memory
+
 log = logging.getLogger(__name__)
 
 PIECE = 64  # images a core computes at once: what fits its cache in float32
 LEAST = 16  # images below which a piece is not worth a core
-GPU_CHUNK = 4096  # images a GPU computes at once, until its memory says otherwise
+GPU_CHUNK = 4096  # images a GPU computes at once, if its memory holds them
+IMAGE_BYTES = 1 << 20  # what one of them takes, about: activations of an attack, or a gradient of its own
 MOST_THREADS = 16  # beyond, the interpreter's lock is the limit
 
 Item = TypeVar("Item")
@@ -122,8 +125,8 @@ def check_crew() -> None:
 def spread(function: Callable[[slice], Result], n: int, device: torch.device) -> list[Result]:
     """``function`` of slices that cover ``range(n)`` in order.
 
-    On the CPU each slice is one of :func:`pieces` and has a core. On a GPU they are as long as its memory allows: where
-    it runs out, the length is halved, which is logged, and the work goes on.
+    On the CPU each slice is one of :func:`pieces` and has a core. On a GPU they are as long as its free memory allows:
+    where it runs out all the same, the length is halved, which is logged, and the work goes on.
 
     Raises:
         torch.OutOfMemoryError: a single image is too much.
@@ -176,7 +179,13 @@ def pieces(n: int) -> list[slice]:
 
 def chunk(device: torch.device) -> int:
     """How many images a core, or a GPU, may compute at once: far fewer leave it idle for a part of the time."""
-    return PIECE if device.type == "cpu" else GPU_CHUNK
+    return PIECE if device.type == "cpu" else fitting(GPU_CHUNK, IMAGE_BYTES, device)
+
+
+def fitting(most: int, each: int, device: torch.device) -> int:
+    """How many pieces of ``each`` bytes a GPU's free memory holds: ``most``, or the largest power of two below."""
+    held = max(1, free_memory(device) // each)
+    return most if held >= most else 1 << held.bit_length() - 1
 
 
 def give_memory_back() -> None:

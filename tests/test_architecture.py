@@ -16,6 +16,7 @@ FLOORS = [
     ["mixture", "membership", "training", "canaries", "generative"],
     ["measure", "plots", "robustness", "frontier"],
     ["display"],
+    ["record"],
     ["lab"],
     ["report"],
     ["cli"],

@@ -124,7 +124,7 @@ def test_the_work_of_a_report_counts_what_the_notebooks_ask_for():
         == 2 * 3 * 1000 + 3 * 11 * 1000 + (4 * 5 + 8 * p.shadow_pgd_epochs + 8 * p.shadow_dp_epochs) * 500
     )
     assert counts["pgd"] == 2 * p.pgd_epochs * 1000 + 3 * 7 * 1000 + 8 * p.shadow_pgd_epochs * 500
-    assert counts["dp"] == 2 * p.dp_epochs * 1000 + p.shadow_dp_epochs * (1000 + 8 * 500)
+    assert counts["dp"] == 2 * p.dp_epochs * 4 * 1000 + p.shadow_dp_epochs * (1000 + 8 * 500)
     assert counts["linear"] == 2 * 1000 * p.frontier_epochs * len(p.frontier_epsilon)
     assert set(REGIMES) <= set(counts)
     assert work_of(p.model_copy(update={"attack_size": 100}))["attack_steps"] < counts["attack_steps"]

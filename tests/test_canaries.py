@@ -29,7 +29,7 @@ from labkit.canaries.tradeoff import gaussian, private
 from labkit.data import load
 from labkit.intervals import clopper_pearson
 from labkit.membership import dp_region
-from labkit.training import Private, epsilon, noise_multiplier
+from labkit.training import Adversarial, Private, epsilon, noise_multiplier
 from labkit.training.accounting import gaussian_epsilon
 from labkit.training.linear import Head
 from labkit.workers import Crew
@@ -151,9 +151,11 @@ def test_the_private_rule_keeps_its_word_and_is_seen_to_leak():
     assert 2.5 <= played.bound(DELTA, bound=gaussian_lower_bound).epsilon <= 8.0
 
 
-def test_one_step_without_sampling_is_a_gaussian_mechanism():
+@pytest.mark.parametrize("attacked", [None, 0.1, 0.45], ids=["as they are", "at 0.1", "at 0.45"])
+def test_one_step_without_sampling_is_a_gaussian_mechanism(attacked):
     claim = Private(0.5, 1.0, 3000)
-    played = white_box(claim, claim, sample_rate=1.0, steps=1, canaries=3000, seed=0)
+    rule = claim if attacked is None else Adversarial(claim, attacked, steps=2)
+    played = white_box(rule, claim, sample_rate=1.0, steps=1, canaries=3000, seed=0)
     gap = played.scores[played.inserted].mean() - played.scores[~played.inserted].mean()
     assert gap.item() == pytest.approx(1.0, abs=0.1)  # mu^2, mu = 1 / sigma
     assert played.scores[played.inserted].std().item() == pytest.approx(1.0, abs=0.1)

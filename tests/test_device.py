@@ -65,6 +65,20 @@ def test_how_sums_are_rounded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.use_deterministic_algorithms(False)
 
 
+def test_free_memory_is_what_is_free_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 GiB others hold 20, torch holds 6 and uses 2 of them."""
+    gib, share = 1 << 30, 1.0
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (54 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * gib)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    assert device.free_memory(torch.device("cuda")) == (54 + 4) * gib
+    share = 0.1
+    assert device.free_memory(torch.device("cuda")) == (2 + 4) * gib
+    share = 0.05
+    assert device.free_memory(torch.device("cuda")) == 4 * gib
+
+
 def test_the_hardware_has_a_name() -> None:
     assert (
         device.hardware_name(torch.device("cpu")).removesuffix(", AMX").endswith(f", {torch.get_num_threads()} threads")

@@ -33,6 +33,12 @@ GPU = torch.device("cuda")  # named, and not needed
 OUT_OF_MEMORY = torch.OutOfMemoryError
 
 
+@pytest.fixture
+def plenty(monkeypatch):
+    """Free memory of a GPU that is not there."""
+    monkeypatch.setattr("labkit.workers.free_memory", lambda device: 80 << 30)
+
+
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -415,7 +421,7 @@ class Activations:
 
 
 @pytest.mark.parametrize("way", ["models", "images"])
-def test_a_failed_attempt_is_let_go_of_before_the_next(way, monkeypatch):
+def test_a_failed_attempt_is_let_go_of_before_the_next(way, monkeypatch, plenty):
     """By reference counts alone: a cycle would hold it until the collector happens to come by."""
     monkeypatch.setattr("labkit.workers.gc.collect", lambda: 0)
     held, most = [], 2 if way == "models" else 2048
@@ -484,7 +490,15 @@ def test_pieces_cover_all_and_keep_the_cores_even(n):
         assert min(lengths) >= LEAST
 
 
-def test_chunks_of_images_are_halved_where_memory_runs_out(caplog):
+@pytest.mark.parametrize(("free", "first"), [(80 << 30, 4096), (3 << 30, 2048), (17 << 20, 16), (0, 1)])
+def test_chunks_of_images_fit_free_memory(free, first, monkeypatch):
+    monkeypatch.setattr("labkit.workers.free_memory", lambda device: free)
+    lengths = spread(lambda part: part.stop - part.start, 5000, GPU)
+    assert lengths[0] == first
+    assert sum(lengths) == 5000
+
+
+def test_chunks_of_images_are_halved_where_memory_runs_out(caplog, plenty):
     lengths = []
 
     def work(part):

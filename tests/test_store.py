@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -280,6 +282,7 @@ def test_what_a_killed_run_left_half_written_goes(store: Store, make: Maker) -> 
 
 
 HOUSE = Path(labkit.__file__).parent
+GIVES = re.compile(r"store\.(?:get|gather)\(")
 KEPT = {  # modules that keep results, and what their numbers rest on, or do not
     "training.ensemble": ({"training.loop", "training.capture", "attacks.ascent", "workers"}, {"attacks.ensemble"}),
     "robustness": ({"attacks.ensemble", "attacks.random_search", "workers"}, {"mixture.classifier"}),
@@ -304,10 +307,31 @@ def test_what_a_result_rests_on_is_closed_under_imports(name: str) -> None:
 
 
 def test_every_key_holds_the_code_and_how_sums_are_rounded() -> None:
-    keepers = {path: text for path in HOUSE.rglob("*.py") if "store.get(" in (text := path.read_text())}
+    keepers = {path: text for path in HOUSE.rglob("*.py") if GIVES.search(text := path.read_text())}
     assert {str(path.relative_to(HOUSE))[:-3].replace("/", ".") for path in keepers} == set(KEPT)
     for text in keepers.values():
-        assert text.count("code_version(__name__") == text.count("store.get(") == len(re.findall(r"\bnumerics\(", text))
+        assert text.count("code_version(__name__") == len(GIVES.findall(text)) == len(re.findall(r"\bnumerics\(", text))
+
+
+def test_a_bar_is_opened_for_what_is_made_now(store: Store) -> None:
+    opened, done = [], []
+
+    @contextmanager
+    def bar(total: int) -> Iterator[Callable[[int], None]]:
+        opened.append(total)
+        yield done.append
+
+    def make_one(place: int, tick: Callable[[int], None]) -> tuple[dict[str, torch.Tensor], dict]:
+        tick(sizes[place])
+        return {"x": torch.full((2,), float(place))}, {"place": place}
+
+    keys, sizes = [{"seed": place} for place in range(4)], [10, 20, 40, 80]
+    store.get("classifier", keys[1], lambda: make_one(1, lambda images: None))
+    found = store.gather("classifier", keys, make_one, sizes, bar)
+    assert (opened, done) == ([130], [10, 40, 80])
+    assert [(tensors["x"].tolist(), facts) for tensors, facts in found] == [([p, p], {"place": p}) for p in range(4)]
+    store.gather("classifier", keys, make_one, sizes, bar)
+    assert opened == [130]
 
 
 CHILD = """

@@ -1,6 +1,7 @@
 """Training rules against naive loops, DP-SGD's promises measured, ensembles through the store."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -433,13 +434,18 @@ def test_a_model_does_not_depend_on_the_models_beside_it(regime, tmp_path):
 
 
 def test_asking_twice_trains_once_and_gives_the_same(tmp_path):
-    data, members, images = toy(60), torch.ones(1, 60, dtype=torch.bool), []
-    call = {"seed": 3, "store": Store(tmp_path), "device": CPU, "watch": True}
-    first = train(recipe_for("standard"), data, members, **call, tick=images.append)
-    trained = len(images)
-    second = train(recipe_for("standard"), data, members, **call, tick=images.append)
-    assert trained > 0
-    assert len(images) == trained
+    data, members, opened, images = toy(60), torch.ones(1, 60, dtype=torch.bool), [], []
+
+    @contextmanager
+    def bar(total):
+        opened.append(total)
+        yield images.append
+
+    call = {"seed": 3, "store": Store(tmp_path), "device": CPU, "watch": True, "bar": bar}
+    first = train(recipe_for("standard"), data, members, **call)
+    second = train(recipe_for("standard"), data, members, **call)
+    assert opened == [sum(images)]
+    assert sum(images) > 0
     assert second.histories == first.histories
     assert len(first.histories[0]) == 2
     torch.testing.assert_close(first.logits(data.test), second.logits(data.test), rtol=0, atol=0)

@@ -13,6 +13,9 @@ TINY = 1e-12  # keeps the direction of a zero gradient finite
 class Ball(Protocol):
     """Balls of one radius around N images."""
 
+    images: Tensor
+    eps: float
+
     def __init__(self, images: Tensor, eps: float): ...
 
     def __getitem__(self, rows: Tensor) -> Ball:

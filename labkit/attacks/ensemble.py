@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from labkit.attacks.autopgd import apgd, apgd_targeted
-from labkit.attacks.balls import around
+from labkit.attacks.balls import Ball, around
 from labkit.attacks.boundary import fab_targeted
 from labkit.attacks.losses import margin
 from labkit.attacks.promises import check, judged, outputs
 from labkit.attacks.random_search import square
 from labkit.device import derive
+from labkit.progress import Tick
 
 Attack = Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # (model, images, labels, eps) -> images
 
@@ -72,6 +73,7 @@ def evaluate(
     eps: float,
     *,
     norm: str = "linf",
+    tick: Tick = lambda images: None,
 ) -> Evaluation:
     """Attack the points that stand with one attack after another.
 
@@ -85,6 +87,7 @@ def evaluate(
         attacks: by name, in order: ``(model, images, labels, eps) -> images``, such as :data:`STANDARD`.
         eps: radius of the ball.
         norm: ``linf`` or ``l2``, the one that the attacks respect.
+        tick: called with N after each attack.
 
     Raises:
         ValueError: as the attacks do; or an attack left the ball, the box, or the images' shape.
@@ -100,23 +103,15 @@ def evaluate(
     for name, attack in attacks.items():
         rows = stands.nonzero()[:, 0]
         fell[name] = torch.zeros_like(stands)
-        if not len(rows):
-            continue
-        x = attack(model, images[rows], labels[rows], eps)
-        if x.shape != images[rows].shape:
-            raise ValueError(f"{name} made {list(x.shape)} of images {list(images[rows].shape)}: need the same shape")
-        x = x.to(images)
-        excess = max((ball.length(x - images[rows]) - eps).max().item(), x.max().item() - 1, -x.min().item())
-        if not excess <= max(ROUNDING, 4 * torch.finfo(images.dtype).eps * max(1.0, eps)):  # also true for NaN
-            raise ValueError(
-                f"{name} went {excess:.3g} beyond the ball of radius {eps} or the box [0, 1]; clip what it returns"
-            )
-        stood, value = _judged(model, x, labels[rows])
-        better = ~stood | (value > highest[rows])
-        strongest[rows[better]] = x[better]
-        highest[rows] = torch.maximum(highest[rows], value)
-        fell[name][rows] = ~stood
-        stands[rows] = stood
+        if len(rows):
+            x = _honest(name, attack(model, images[rows], labels[rows], eps), ball[rows])
+            stood, value = _judged(model, x, labels[rows])
+            better = ~stood | (value > highest[rows])
+            strongest[rows[better]] = x[better]
+            highest[rows] = torch.maximum(highest[rows], value)
+            fell[name][rows] = ~stood
+            stands[rows] = stood
+        tick(len(images))
     return Evaluation(strongest, right, fell)
 
 
@@ -139,6 +134,24 @@ def autoattack(model: nn.Module, images: Tensor, labels: Tensor, eps: float, *, 
         ValueError: images outside [0, 1] or not finite, labels that do not fit, eps out of range.
     """
     return evaluate(model, images, labels, standard(seed), eps).images
+
+
+def _honest(name: str, found: Tensor, ball: Ball) -> Tensor:
+    """What an attack found, in the precision of the images.
+
+    Raises:
+        ValueError: it left the ball, the box, or the images' shape.
+    """
+    images = ball.images
+    if found.shape != images.shape:
+        raise ValueError(f"{name} made {list(found.shape)} of images {list(images.shape)}: need the same shape")
+    found = found.to(images)
+    excess = max((ball.length(found - images) - ball.eps).max().item(), found.max().item() - 1, -found.min().item())
+    if not excess <= max(ROUNDING, 4 * torch.finfo(images.dtype).eps * max(1.0, ball.eps)):  # also true for NaN
+        raise ValueError(
+            f"{name} went {excess:.3g} beyond the ball of radius {ball.eps} or the box [0, 1]; clip what it returns"
+        )
+    return found
 
 
 def _judged(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

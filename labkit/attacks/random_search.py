@@ -126,10 +126,10 @@ def _search(
     down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     sizes = [sides(share(query, queries, p_init), height, width) for query in range(queries)]
     talls, wides = torch.tensor(sizes, device=x.device).T[..., None]  # [queries, 1] each
-    most = AHEAD
+    most, room = AHEAD, chunk(found.device)
     while (of := of.standing()) is not None:
         # Few points ask several queries ahead, as if none of them helped; the first that does is the last that counts.
-        ahead = max(1, min(most, round(chunk(found.device) / len(of.row))))
+        ahead = max(1, min(most, round(room / len(of.row))))
         query = of.asked[:, None] + torch.arange(ahead, device=found.device)  # [n, a]
         left, query = query < queries, query.clamp(max=queries - 1)
         here = of.luck.gather(1, query[..., None].expand(-1, -1, 2 + channels))  # [n, a, 2 + c]

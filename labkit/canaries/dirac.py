@@ -1,8 +1,10 @@
 """White-box canaries: examples whose gradients share nothing, and lie in the open.
 
-A linear layer that sees canary i as the i-th unit vector has a gradient for it in the i-th column of its weights and
-nowhere else. The auditor looks at every gradient that a rule gives out, noise and all; what he finds in a column tells
-whether that canary was trained on. Dirac gradients after Nasr et al. (2023), section 4.1.
+Canary i is an image that is black but for its i-th pixel. A linear layer behind a threshold, which no attack of a
+radius below one half crosses, has a gradient for it in the i-th column of its weights and nowhere else. The auditor
+looks at every gradient that a rule gives out, noise and all; what he finds in a column tells whether that canary was
+trained on.
+Dirac gradients after Nasr et al. (2023), section 4.1.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from labkit.training.stack import Stack
 from labkit.workers import chunk, share
 
 CLASSES = 10
-LENGTH = 10.0  # of a canary, in clipping bounds: its gradient is far too long unless it is clipped
+LENGTH = 10.0  # of what the layer sees of a canary, in clipping bounds: a gradient far too long unless it is clipped
 BLOCK = 5000  # canaries of one training: each costs as much as its layer is wide
 
 
@@ -68,7 +70,7 @@ def white_box(
     them together, since no example is in two (parallel composition).
 
     Args:
-        rule: what is audited, e.g. ``recipe.rule``.
+        rule: what is audited, e.g. ``recipe.rule``; also one that attacks what it trains on.
         claim: the rule that it claims to be.
         sample_rate: in (0, 1]; steps: as accounted.
         canaries: m; about half of them are inserted.
@@ -90,8 +92,8 @@ def _scores(
 ) -> Tensor:
     """Of the canaries of one training, on the CPU: [m] float64; ``labels`` are where the rule is to work."""
     canaries, device = len(labels), labels.device
-    network = nn.Linear(canaries, CLASSES, bias=False)
-    nn.init.zeros_(network.weight)
+    network = nn.Sequential(Threshold(2 * LENGTH * claim.clip), nn.Linear(canaries, CLASSES, bias=False))
+    nn.init.zeros_(network[1].weight)
     stack, dice = Stack([network], device), Dice([derive(seed, "rule")], "canaries", device=device)
     mine, order = inserted.nonzero()[:, 0], generator(seed, "batches")
     towards = F.normalize(1 / CLASSES - F.one_hot(labels, CLASSES), dim=1).T  # [C, m], of the gradients at zero weights
@@ -101,13 +103,24 @@ def _scores(
         batch = mine[torch.rand(len(mine), generator=order) < sample_rate].to(device)  # [B]
         total = torch.zeros(1, CLASSES * canaries, device=device)
         for piece in batch.split(chunk(device)):
-            examples = torch.zeros(len(piece), canaries, device=device)  # [b, m]
-            examples.scatter_(1, piece[:, None], LENGTH * claim.clip)
-            total += rule.add(stack, examples, labels[piece], dice)
+            images = torch.zeros(len(piece), 1, 1, canaries, device=device)
+            images[torch.arange(len(piece)), 0, 0, piece] = 1
+            total += rule.add(stack, images, labels[piece], dice)
         given = rule.finish(total, torch.tensor([[len(batch)]], device=device), dice).view(CLASSES, canaries)
         found = (given * towards).sum(0).double() * claim.expected_batch / claim.clip  # [m]
         scores += torch.logaddexp(absent, present + (found - 0.5) / claim.noise_multiplier**2)
     return scores.cpu()
+
+
+class Threshold(nn.Module):
+    """By how much pixels exceed one half, ``scale`` times: images [B, ...] to [B, D]."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * F.relu(images.flatten(1) - 0.5)
 
 
 @dataclass(frozen=True)

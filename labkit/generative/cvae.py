@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from labkit.data import Dataset
 from labkit.device import derive, generator, numerics, training_dtype, training_precision
 from labkit.generative.networks import CVAE
+from labkit.progress import Bar, Tick, unseen
 from labkit.store import Store, checksum, code_version
 from labkit.training.capture import captured
 from labkit.training.optimisers import warm_cosine
@@ -98,7 +98,7 @@ def fit(
     members: Tensor,
     *,
     seed: int,
-    tick: Callable[[int], None] = lambda images: None,
+    tick: Tick = lambda images: None,
 ) -> Trained:
     """Train on the members, and follow BCE and KL on both halves.
 
@@ -110,7 +110,7 @@ def fit(
         images: [N, 1, 28, 28] in [0, 1], on the device to train on; labels: int64 [N].
         members: bool [N], who is trained on.
         seed: of the weights, the order of the images and the noise.
-        tick: called with the number of images after each batch.
+        tick: called after each batch.
 
     Raises:
         ValueError: one of the two halves is empty.
@@ -176,7 +176,7 @@ def train(
     *,
     seed: int,
     store: Store,
-    tick: Callable[[int], None] = lambda images: None,
+    bar: Bar = unseen,
 ) -> Trained:
     """:func:`fit` on a dataset's training images, on their device, or what the store has of it.
 
@@ -185,7 +185,7 @@ def train(
     device = data.train.pixels.device
 
     def make() -> tuple[dict[str, Tensor], dict]:
-        with Crew(1):
+        with Crew(1), bar(recipe.epochs * int(members.sum())) as tick:
             made = fit(recipe, data.train.images, data.train.labels, members, seed=seed, tick=tick)
         weights = {f"model.{name}": tensor for name, tensor in made.model.state_dict().items()}
         curves = {f"history.{name}": tensor for name, tensor in made.history.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from labkit.membership import HEADLINE, Audit, dp_region
+from labkit.membership import HEADLINE, Audit, Chance, dp_region
 from labkit.plots.style import ATTACKS, COLOURS, MARKERS, NAMES, new_figure, tidy
 from labkit.results import find
 
@@ -24,13 +24,16 @@ _LINES = {
 
 
 def roc_curves(
-    audits: Mapping[str, Mapping[str, Audit]], guarantees: Mapping[str, Sequence[tuple[float, float]]]
+    audits: Mapping[str, Mapping[str, Audit]],
+    guarantees: Mapping[str, Sequence[tuple[float, float]]],
+    least: Mapping[str, Sequence[Chance]],
 ) -> Figure:
     """ROC curves, a panel a regime, averaged over the targets at each false-positive rate.
 
     Args:
         audits: regime -> attack -> audit.
         guarantees: regime -> pairs (epsilon, delta): the area that they forbid is shaded.
+        least: regime -> the smallest rates that could have been told from guessing.
     """
     figure, axes = new_figure(len(audits), width=4.0, height=4.2, squeeze=False, sharey=True)
     smallest = 1 / max(a.scores.shape[1] for attacks in audits.values() for a in attacks.values())
@@ -47,6 +50,10 @@ def roc_curves(
             ax.plot(grid, tpr, ls=_LINES[name], lw=1 + strong, color=COLOURS[regime], alpha=1 if strong else 0.75,
                     label=label)  # fmt: skip
         ax.plot(grid, grid, color=COLOURS["chance"], lw=1, label="guessing")
+        ax.plot(
+            [c.fpr for c in least[regime]], [c.tpr for c in least[regime]], ls="", marker="v", ms=6, zorder=3,
+            color="#222222", markerfacecolor="white", label="smallest told from it",
+        )  # fmt: skip
         if regime in guarantees:
             allowed = dp_region(grid, guarantees[regime])
             ax.plot(grid, allowed, color="#222222", lw=1.2, label="most that the proof allows")
@@ -63,8 +70,13 @@ def _steps(fpr: np.ndarray, tpr: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return tpr[np.searchsorted(fpr, grid, side="right") - 1]
 
 
-def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """AUC of every attack on every regime, as points with 95 % intervals around the line of guessing."""
+def leakage_bars(rows: Sequence[Mapping[str, Any]], least: Mapping[str, float]) -> Figure:
+    """AUC of every attack on every regime, as points with 95 % intervals around the line of guessing.
+
+    Args:
+        rows: of metric ``mia_auc``.
+        least: regime -> the smallest AUC that an attack with shadows could have told from guessing.
+    """
     figure, ax = new_figure(width=9, height=3.8)
     regimes = list(dict.fromkeys(r["model"] for r in rows))
     attacks = [a for a in ATTACKS if find(rows, attack=a, metric="mia_auc")]
@@ -77,17 +89,21 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     label=NAMES[regime] if j == 0 else None,
                 )  # fmt: skip
     ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
+    for regime in regimes:
+        ax.axhline(least[regime], color=COLOURS[regime], ls="--", lw=0.8, alpha=0.8)
+    ax.plot([], [], color="#222222", ls="--", lw=0.8, label="smallest told from guessing")
     ax.set_xticks(range(len(attacks)), [ATTACKS[a].replace(" ", "\n", 1) for a in attacks])
-    ax.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))  # above: points lie anywhere
+    ax.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))  # above: points lie anywhere
     tidy(ax, x="attack", y="AUC (0.5 is guessing)")
     return figure
 
 
-def growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def growth(rows: Sequence[Mapping[str, Any]], least: float) -> Figure:
     """AUC by the number of shadow models, and by epochs of training, a line an attack, with intervals.
 
     Args:
         rows: of metric ``mia_auc_by_shadows``, each with ``shadows``, and ``mia_auc_by_epochs``, each with ``epochs``.
+        least: the smallest AUC that all shadows could have told from guessing.
     """
     figure, axes = new_figure(2, width=4.6, height=3.8, sharey=True)
     for ax, by, x in zip(axes, ("shadows", "epochs"), ("shadow models a target", "epochs of training"), strict=True):
@@ -101,6 +117,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 color=COLOURS[points[0]["model"]], label=ATTACKS[attack],
             )  # fmt: skip
         ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
+        ax.axhline(least, color="#222222", ls="--", lw=0.8, label="smallest told from guessing")
         ax.set_xscale("log", base=2)
         ticks = sorted({r[by] for r in found})
         ax.set_xticks(ticks, [str(t) for t in ticks])

@@ -3,7 +3,7 @@
 from labkit.training.accounting import epsilon, every_account, noise_multiplier
 from labkit.training.clipping import gradient_norms
 from labkit.training.ensemble import Ensemble, predict, train
-from labkit.training.regimes import DEFENCES, LARGE, REGIMES, Recipe
+from labkit.training.regimes import DEFENCES, LARGE, REGIMES, Recipe, at_epsilon
 from labkit.training.rules import Adversarial, Blend, Interval, Mean, Private, Trades
 from labkit.training.watch import milestones
 
@@ -19,6 +19,7 @@ __all__ = [
     "Private",
     "Recipe",
     "Trades",
+    "at_epsilon",
     "epsilon",
     "every_account",
     "gradient_norms",

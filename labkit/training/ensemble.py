@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from labkit.data import Dataset, Split
 from labkit.device import derive, numerics, training_dtype
 from labkit.networks import build
+from labkit.progress import Bar, Tick, unseen
 from labkit.store import Store, checksum, code_version
-from labkit.training.loop import Tick, fit
+from labkit.training.loop import fit
 from labkit.training.regimes import Recipe
-from labkit.training.schedule import WAVE, Entry, one_a_core, side_by_side
+from labkit.training.schedule import MODEL_BYTES, WAVE, Entry, one_a_core, side_by_side
 from labkit.training.watch import Network, Progress, predict, restored
-from labkit.workers import Crew
+from labkit.workers import Crew, fitting
 
 LOSSES = "losses"  # in the store, beside a model's parameters
 
@@ -82,7 +83,7 @@ def train(
     watch: bool = False,
     validation: Tensor | None = None,
     trace: Sequence[int] = (),
-    tick: Tick = lambda images: None,
+    bar: Bar = unseen,
 ) -> Ensemble:
     """Train one model for each row of ``members``, or take it from the store.
 
@@ -102,7 +103,7 @@ def train(
         watch: note loss and accuracy on members and test images after every epoch.
         validation: bool [N], training images that are held out and watched too; see :func:`labkit.training.loop.fit`.
         trace: epochs, ascending, after which the loss of every training image is noted; see :func:`milestones`.
-        tick: called with the number of images after each batch, from several threads.
+        bar: shown where there is something to train, of the images of all steps.
 
     Raises:
         ValueError: members of the wrong shape, a model without members, or validation images that are members.
@@ -149,12 +150,14 @@ def train(
     def keep(index: int, made: Callable[[], Entry]) -> None:
         entries[index] = store.get("classifier", keys[index], made)
 
-    missing = [index for index, entry in enumerate(entries) if entry is None]
-    if device.type == "cpu":
-        one_a_core(make, keep, missing, tick)
-    else:
-        # What stands beside a model of DP-SGD decides how its sums are rounded.
-        side_by_side(make, keep, missing, tick, at_once=1 if common["deterministic"] else WAVE)
+    if missing := [index for index, entry in enumerate(entries) if entry is None]:
+        with bar(sum(recipe.steps(int(members[index].sum())) for index in missing) * recipe.batch_size) as tick:
+            if device.type == "cpu":
+                one_a_core(make, keep, missing, tick)
+            else:
+                # What stands beside a model of DP-SGD decides how its sums are rounded.
+                at_once = 1 if common["deterministic"] else fitting(WAVE, MODEL_BYTES, device)
+                side_by_side(make, keep, missing, tick, at_once)
     noted = [state.pop(LOSSES, torch.empty(0, len(data.train))) for state, _ in entries]
     return Ensemble(
         recipe,

@@ -7,7 +7,7 @@ frontier of epsilons costs little more than one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.device import generator
+from labkit.progress import Tick
 
 MOMENTUM = 0.9
 
@@ -54,7 +55,7 @@ def train_heads(
     seed: int,
     *,
     classes: int = 10,
-    tick: Callable[[int], None] = lambda examples: None,
+    tick: Tick = lambda examples: None,
 ) -> Tensor:
     """Train linear classifiers with DP-SGD on the same batches, each with noise of its own.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from labkit.data import Dataset
 from labkit.device import derive, generator, training_dtype
+from labkit.progress import Tick
 from labkit.training.capture import abreast, captured
 from labkit.training.dice import Dice
 from labkit.training.optimisers import OPTIMISERS, Average
@@ -33,8 +34,6 @@ from labkit.workers import Crew
 log = logging.getLogger(__name__)
 
 BLOCK = 64  # steps whose batches are sent to the device together
-
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)

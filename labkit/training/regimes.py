@@ -119,6 +119,21 @@ def dp(p: Params, members: int, epochs: int) -> Recipe:
     return replace(unruled, rule=Private(p.dp_clip, noise, batch))
 
 
+def at_epsilon(recipe: Recipe, epsilon: float, delta: float) -> Recipe:
+    """The same training with the noise that another epsilon takes, and steps that shrink as it grows.
+
+    Learning rate times noise is held: so a batch's noise moves the weights as far, whatever the epsilon.
+
+    Args:
+        recipe: of :func:`dp`.
+        epsilon: to be kept; delta: with it.
+    """
+    before = recipe.rule.noise_multiplier
+    noise = noise_multiplier(epsilon, recipe.sample_rate, recipe.steps(0), delta)
+    rule = replace(recipe.rule, noise_multiplier=noise)
+    return replace(recipe, rule=rule, learning_rate=recipe.learning_rate * before / noise)
+
+
 REGIMES: dict[str, Callable[[Params, int, int], Recipe]] = {"standard": standard, "pgd": pgd, "dp": dp}
 
 

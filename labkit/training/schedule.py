@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.training.loop import Tick
+from labkit.progress import Tick
 from labkit.workers import Crew, give_memory_back, halved
 
 Entry = tuple[dict[str, Tensor], dict[str, Any]]  # a trained model's parameters, and facts about its training
@@ -18,6 +18,7 @@ Keep = Callable[[int, Callable[[], Entry]], None]  # a model by index, made now 
 
 WHOLE = 1 << 30  # a piece as large as any batch
 WAVE = 16  # models side by side at most: they fill a GPU, and a run that is killed loses no more than them
+MODEL_BYTES = 1 << 28  # what one of them takes, about
 FIRST_CUT = 16_384  # what a batch is taken for that was too large as a whole
 
 

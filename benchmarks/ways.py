@@ -16,6 +16,7 @@ from labkit.training.capture import captured
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
 from labkit.training.optimisers import AdamW
+from labkit.training.repeatable import determinism
 from labkit.training.rules import Rule
 from labkit.training.schedule import WHOLE, one_a_core
 from labkit.training.stack import Stack
@@ -31,14 +32,18 @@ class AllCores(Crew):
         return [function(item) for item in items]
 
 
-def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int = 3) -> tuple[list[Result], dict]:
-    """The same models, the same steps, in bf16 where the device has it; standard and PGD training."""
+def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
+    """The same models, the same steps, in bf16 where the device has it; standard and PGD training.
+
+    A GPU has more of each: a step is captured at the beginning, which takes a while.
+    """
+    models, size, batch = (4, 6_000, 128) if device.type == "cpu" else (8, 60_000, 256)
     images = data.load(train_size=size, test_size=500, device=device)
     members = torch.ones(models, size, dtype=torch.bool)
     seeds, results = list(range(models)), []
     recipes = {
-        "standard": Recipe("standard", Mean(), 1, 128, 3e-3, "adamw", piece=LARGE),
-        "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, 128, 3e-3, "adamw", piece=LARGE),
+        "standard": Recipe("standard", Mean(), 1, batch, 3e-3, "adamw", piece=LARGE),
+        "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, batch, 3e-3, "adamw", piece=LARGE),
     }
     for regime, recipe in recipes.items():
 
@@ -56,6 +61,10 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
             for index in seeds:
                 alone(AllCores(1), WHOLE, index)
 
+        def bit_equal() -> None:
+            with determinism(True):
+                one_after_another()
+
         def a_stream_a_model() -> None:
             fit(build, recipe, images, members, seeds, device, crew=AllCores(1), piece=WHOLE)  # noqa: B023
 
@@ -63,11 +72,13 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
         candidates = {
             mine: a_core_a_model if device.type == "cpu" else a_stream_a_model,
             "one after another, all cores each": one_after_another,
-            "stacked as batched products": lambda rule=recipe.rule: _stacked(rule, images, models, device),
+            "stacked as batched products": lambda rule=recipe.rule: _stacked(rule, images, models, device, batch),
         }
+        if device.type == "cuda":
+            candidates["one after another, bit-equal (`deterministic`)"] = bit_equal
         if regime == "standard":
-            candidates["torch.func.vmap"] = lambda: _vmapped(images, models, device)
-            candidates["torch.compile, one after another"] = lambda: _compiled(images, models, device)
+            candidates["torch.func.vmap"] = lambda: _vmapped(images, models, device, batch)
+            candidates["torch.compile, one after another"] = lambda: _compiled(images, models, device, batch)
         usable = {}
         for name, way in candidates.items():
             try:
@@ -76,34 +87,34 @@ def ways(device: torch.device, size: int = 6_000, models: int = 4, repeats: int 
             except Exception as error:  # a compiler that is not there is no reason to measure nothing
                 print(f"  {name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}", flush=True)
         taken = in_turn(usable, device, repeats)
-        note = f"{models} models, {size:,} images each, batches of 128"
+        note = f"{models} models, {size:,} images each, batches of {batch}"
         results += [
             against(f"ways to train, {regime}", name, taken[mine], taken[name], note) for name in usable if name != mine
         ]
     return results, {}
 
 
-def _stacked(rule: Rule, images: data.Dataset, models: int, device: torch.device) -> None:
+def _stacked(rule: Rule, images: data.Dataset, models: int, device: torch.device, batch: int) -> None:
     """One epoch of all models as one network, whose layers are batched matrix products over models."""
     dtype = training_dtype(device)
     stack = Stack([build(index) for index in range(models)], device, dtype if dtype != torch.float32 else None)
     optimiser, dice = AdamW(stack.theta), Dice(range(models), device=device)
 
-    def step(batch: torch.Tensor, rate: torch.Tensor) -> None:
-        x, y = images.train.batch(batch.expand(models, -1).flatten())
+    def step(chosen: torch.Tensor, rate: torch.Tensor) -> None:
+        x, y = images.train.batch(chosen.expand(models, -1).flatten())
         with training_precision(device):
             total = rule.add(stack, x, y, dice)
-        optimiser.step(rule.finish(total, torch.full_like(stack.age, len(batch)), dice), rate)
+        optimiser.step(rule.finish(total, torch.full_like(stack.age, len(chosen)), dice), rate)
         stack.renew()
 
     run = captured(step, dice.generators) if device.type == "cuda" else step
     rate = torch.full((models, 1), 3e-3, device=device)
     order = torch.randperm(len(images.train)).to(device)
-    for chosen in order[: len(order) // 128 * 128].split(128):
+    for chosen in order[: len(order) // batch * batch].split(batch):
         run(chosen, rate)
 
 
-def _vmapped(images: data.Dataset, models: int, device: torch.device) -> None:
+def _vmapped(images: data.Dataset, models: int, device: torch.device, batch: int) -> None:
     """One epoch of stacked parameters under vmap, with an optimiser on the stack."""
     networks = [build(index).to(device) for index in range(models)]
     parameters, _ = stack_module_state(networks)
@@ -115,7 +126,7 @@ def _vmapped(images: data.Dataset, models: int, device: torch.device) -> None:
         return nn.functional.cross_entropy(functional_call(base, own, (x,)), y)
 
     slopes = vmap(grad(loss))
-    for chosen in torch.randperm(len(images.train)).split(128):
+    for chosen in torch.randperm(len(images.train)).split(batch):
         x, y = images.train.batch(chosen)
         with training_precision(device):
             found = slopes(parameters, x.expand(models, *x.shape), y.expand(models, -1))
@@ -124,14 +135,14 @@ def _vmapped(images: data.Dataset, models: int, device: torch.device) -> None:
         optimiser.step()
 
 
-def _compiled(images: data.Dataset, models: int, device: torch.device) -> None:
+def _compiled(images: data.Dataset, models: int, device: torch.device, batch: int) -> None:
     """One epoch of each model, its loss compiled once for all."""
     for index in range(models):
         model = build(index).to(device, memory_format=torch.channels_last)
         forward = torch.compile(model)
         optimiser = torch.optim.AdamW(model.parameters(), 3e-3, fused=True)
         order = torch.randperm(len(images.train))
-        for chosen in order[: len(order) // 128 * 128].split(128):
+        for chosen in order[: len(order) // batch * batch].split(batch):
             x, y = images.train.batch(chosen)
             optimiser.zero_grad()
             with training_precision(device):

@@ -79,9 +79,10 @@ def free_memory(device: torch.device) -> int:
 
     A limit that was set by ``torch.cuda.set_per_process_memory_fraction`` counts.
     """
-    free, total = torch.cuda.mem_get_info(device)
-    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    granted = int(torch.cuda.get_per_process_memory_fraction(device) * total) - held
+    index = torch.cuda.current_device() if device.index is None else device.index  # some of these take nothing else
+    free, total = torch.cuda.mem_get_info(index)
+    held, used = torch.cuda.memory_reserved(index), torch.cuda.memory_allocated(index)
+    granted = int(torch.cuda.get_per_process_memory_fraction(index) * total) - held
     return max(0, min(free, granted)) + held - used
 
 

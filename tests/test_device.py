@@ -68,15 +68,16 @@ def test_how_sums_are_rounded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_free_memory_is_what_is_free_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 80 GiB others hold 20, torch holds 6 and uses 2 of them."""
     gib, share = 1 << 30, 1.0
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (54 * gib, 80 * gib))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 * gib)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * gib)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {3: (54 * gib, 80 * gib)}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {3: 6 * gib}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", {3: 2 * gib}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: share)
     assert device.free_memory(torch.device("cuda")) == (54 + 4) * gib
     share = 0.1
     assert device.free_memory(torch.device("cuda")) == (2 + 4) * gib
     share = 0.05
-    assert device.free_memory(torch.device("cuda")) == 4 * gib
+    assert device.free_memory(torch.device("cuda", 3)) == 4 * gib
 
 
 def test_the_hardware_has_a_name() -> None:

@@ -26,7 +26,7 @@ def cost_of_repeating(recipe: Recipe, data: Dataset, device: torch.device, model
     short = replace(recipe, epochs=1)
 
     def seconds(at_once: int, deterministic: bool) -> float:
-        with _determinism(deterministic), Crew(1) as crew:
+        with determinism(deterministic), Crew(1) as crew:
             for _ in range(2):
                 start = time.perf_counter()
                 for index in range(0, models, at_once):
@@ -39,7 +39,8 @@ def cost_of_repeating(recipe: Recipe, data: Dataset, device: torch.device, model
 
 
 @contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
+def determinism(wanted: bool) -> Iterator[None]:
+    """Whether torch's kernels must sum in a fixed order, inside; afterwards it is as it was."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(wanted)
     try:

@@ -110,8 +110,10 @@ class Lab(Record):
 
     def private(self, epsilon: float) -> Ensemble:
         """``seeds`` classifiers as :meth:`classifiers` trains them with DP-SGD, at another epsilon."""
-        whole = self.classifiers("dp")
-        return self._train(at_epsilon(whole.recipe, epsilon, self.params.dp_delta), whole.members, "private")
+        p, size = self.params, len(self.data.train)
+        recipe = at_epsilon(REGIMES["dp"](p, size, p.dp_epochs), epsilon, p.dp_delta)
+        everyone = torch.ones(p.seeds, size, dtype=torch.bool)
+        return self._train(replace(recipe, piece=LARGE), everyone, "private")
 
     @property
     def defences(self) -> list[tuple[str, float]]:

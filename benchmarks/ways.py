@@ -16,7 +16,7 @@ from labkit.training.capture import captured
 from labkit.training.dice import Dice
 from labkit.training.loop import fit
 from labkit.training.optimisers import AdamW
-from labkit.training.repeatable import determinism
+from labkit.training.repeatable import cost_of_repeating
 from labkit.training.rules import Rule
 from labkit.training.schedule import WHOLE, one_a_core
 from labkit.training.stack import Stack
@@ -40,7 +40,7 @@ def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
     models, size, batch = (4, 6_000, 128) if device.type == "cpu" else (8, 60_000, 256)
     images = data.load(train_size=size, test_size=500, device=device)
     members = torch.ones(models, size, dtype=torch.bool)
-    seeds, results = list(range(models)), []
+    seeds, results, repeating = list(range(models)), [], {}
     recipes = {
         "standard": Recipe("standard", Mean(), 1, batch, 3e-3, "adamw", piece=LARGE),
         "pgd": Recipe("pgd", Adversarial(Mean(), 0.2, 5), 1, batch, 3e-3, "adamw", piece=LARGE),
@@ -61,10 +61,6 @@ def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
             for index in seeds:
                 alone(AllCores(1), WHOLE, index)
 
-        def bit_equal() -> None:
-            with determinism(True):
-                one_after_another()
-
         def a_stream_a_model() -> None:
             fit(build, recipe, images, members, seeds, device, crew=AllCores(1), piece=WHOLE)  # noqa: B023
 
@@ -74,8 +70,6 @@ def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
             "one after another, all cores each": one_after_another,
             "stacked as batched products": lambda rule=recipe.rule: _stacked(rule, images, models, device, batch),
         }
-        if device.type == "cuda":
-            candidates["one after another, bit-equal (`deterministic`)"] = bit_equal
         if regime == "standard":
             candidates["torch.func.vmap"] = lambda: _vmapped(images, models, device, batch)
             candidates["torch.compile, one after another"] = lambda: _compiled(images, models, device, batch)
@@ -91,7 +85,9 @@ def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
         results += [
             against(f"ways to train, {regime}", name, taken[mine], taken[name], note) for name in usable if name != mine
         ]
-    return results, {}
+        if device.type == "cuda":
+            repeating[regime] = cost_of_repeating(recipe, images, device, models)
+    return results, {"repeating": repeating}
 
 
 def _stacked(rule: Rule, images: data.Dataset, models: int, device: torch.device, batch: int) -> None:

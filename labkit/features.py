@@ -77,17 +77,17 @@ class Whitening:
         """The same map for features on a device."""
         return Whitening(self.channels.to(device), self.places.to(device))
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Features [N, K P], whitened, each row brought to length sqrt(K P) by itself: [N, K P].
+    def __call__(self, features: Tensor, mean: Tensor) -> Tensor:
+        """Features [N, K P] less a mean [K P], whitened, each row brought to length sqrt(K P) by itself: [N, K P].
 
         So long that the 1 of a classifier's bias takes no part of the clipped gradient to speak of.
         """
         length = (len(self.channels) * len(self.places)) ** 0.5
-        parts = []
-        for part in features.split(4096):
-            x = part.unflatten(1, (len(self.channels), len(self.places)))  # [B, K, P]
-            parts.append(length * F.normalize((self.channels @ x @ self.places).flatten(1), dim=1))
-        return torch.cat(parts)
+        found = torch.empty_like(features)  # of all images they are a gigabyte: two of it at a time are enough
+        for part, into in zip(features.split(4096), found.split(4096), strict=True):
+            x = (part - mean).unflatten(1, (len(self.channels), len(self.places)))  # [B, K, P]
+            into.copy_(length * F.normalize((self.channels @ x @ self.places).flatten(1), dim=1))
+        return found
 
 
 @cache

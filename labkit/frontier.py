@@ -95,11 +95,11 @@ def frontiers(
         mean = private_mean(seen, MEAN_BOUND, MEAN_NOISE, derive(seed, "mean"))
         white = whitening(TRANSFORM, GROUPS).to(seen.device)
         kinds = {"classes": len(data.classes), "tick": tick}
-        weights = train_heads(white(seen - mean), data.train.labels, heads, seed, **kinds)
+        weights = train_heads(white(seen, mean), data.train.labels, heads, seed, **kinds)
         proved = [composed(((noise, sample_rate, steps), *beside), delta) for noise in noises]
         facts = {"epsilons": proved, "heads": [asdict(h) for h in heads]}
         facts["seconds"] = taken + time.perf_counter() - start
-        return {"logits": head_logits(weights, white(judged - mean))}, facts
+        return {"logits": head_logits(weights, white(judged, mean))}, facts
 
     keys, share = [key | {"seed": seed} for seed in seeds], round(epochs * len(data.train))
     runs = store.gather("frontier", keys, lambda index, tick: make(seeds[index], tick), [share] * len(seeds), bar)

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 PIECE = 64  # images a core computes at once: what fits its cache in float32
 LEAST = 16  # images below which a piece is not worth a core
 GPU_CHUNK = 4096  # images a GPU computes at once, if its memory holds them
+FEW = 512  # images for which its memory is not asked: that takes as long as a small network does
 IMAGE_BYTES = 1 << 20  # what one of them takes, rather less: intervals, or a gradient of its own (measured: 0.6 MiB)
 MOST_THREADS = 16  # beyond, the interpreter's lock is the limit
 
@@ -135,7 +136,7 @@ def spread(function: Callable[[slice], Result], n: int, device: torch.device) ->
         parts = pieces(n)
         with Crew(min(len(parts), torch.get_num_threads()) or 1) as crew:
             return crew.map(function, parts)
-    results, start, length = [], 0, chunk(device)
+    results, start, length = [], 0, n if n <= FEW else chunk(device)
     while start < n:
         try:
             results.append(function(slice(start, min(start + length, n))))
@@ -189,7 +190,7 @@ def fitting(most: int, each: int, device: torch.device) -> int:
 
 
 def give_memory_back() -> None:
-    """Let go of a failed attempt; to be called when its error is no longer handled, which holds its frames."""
+    """Let go of work that is over; of a failed one when its error, which holds its frames, is no longer handled."""
     gc.collect()  # recorded steps and gradients' graphs are in cycles
     torch.cuda.empty_cache()  # pieces of the sizes that were too large
 

@@ -49,7 +49,8 @@ def test_the_page_says_what_was_kept_and_what_was_not_measured(monkeypatch, tmp_
     monkeypatch.setattr(render, "RESULTS", tmp_path)
     protocol.keep("epoch", [against("an epoch", "a loop", [2.0, 2.0, 2.0], [5.0, 6.0, 8.0], "small")], {}, CPU)
     page = render.page(render.columns())
-    assert "| an epoch | a loop | **3.00x** (2.50 to 4.00), 2 s against 6 s | not measured |" in page
+    assert "| an epoch | a loop | **3.00x** (2.50 to 4.00), 2 s against 6 s |" in page
+    assert "Not measured: GPU." in page
     assert "**GPU: not measured.**" in page
     assert torch.__version__.startswith(protocol.surroundings(CPU)["torch"].partition("+")[0])
     protocol.keep("epoch", [against("an epoch", "a loop", [1.0], [7.0], "small")], {}, CPU)

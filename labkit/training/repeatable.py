@@ -26,7 +26,7 @@ def cost_of_repeating(recipe: Recipe, data: Dataset, device: torch.device, model
     short = replace(recipe, epochs=1)
 
     def seconds(at_once: int, deterministic: bool) -> float:
-        with determinism(deterministic), Crew(1) as crew:
+        with _determinism(deterministic), Crew(1) as crew:
             for _ in range(2):
                 start = time.perf_counter()
                 for index in range(0, models, at_once):
@@ -39,8 +39,7 @@ def cost_of_repeating(recipe: Recipe, data: Dataset, device: torch.device, model
 
 
 @contextmanager
-def determinism(wanted: bool) -> Iterator[None]:
-    """Whether torch's kernels must sum in a fixed order, inside; afterwards it is as it was."""
+def _determinism(wanted: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(wanted)
     try:

@@ -60,5 +60,4 @@ def side_by_side(make: Make, keep: Keep, indices: Sequence[int], tick: Tick, at_
             for index, entry in zip(part, entries, strict=True):
                 keep(index, lambda entry=entry: entry)
             left = left[together:]
-            continue
-        give_memory_back()
+        give_memory_back()  # also what a wave that ended had recorded

@@ -16,32 +16,38 @@ from labkit.results import MIME, Check, Row, bundle
 
 MOST_OPEN = 10  # a longer table is folded away: its figures and sentences are what is read first
 _COLUMNS_FIRST = ("model", "metric", "attack", "eps", "fpr")
+_FIGURES, _LAST = ("value", "low", "high"), ("n", "interval")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+    return "" if value is None else str(value)
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
-    return html.escape(str(value))
+    return html.escape(_plain(value))
 
 
 def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
-    """An HTML table of rows; columns in which every row is silent are left out, and one word of all is said once."""
+    """An HTML table of rows; columns in which every row is silent are left out, and one word of all is said once.
+
+    What few rows say stands in one column: several that are nearly empty would push others out of sight.
+    """
+    dicts = _gathered(dicts)
     names = list(dict.fromkeys(name for d in dicts for name in d))
     names = [n for n in names if any(d.get(n) is not None for d in dicts)]
-    figures, last = ("value", "low", "high"), ("n", "interval")
-    facts = [n for n in names if n not in figures + last]
+    facts = [n for n in names if n not in _FIGURES + _LAST]
     # What only some rows have comes after the figures, which would else be pushed out of sight.
     first = [n for n in facts if n in _COLUMNS_FIRST or all(d.get(n) is not None for d in dicts)]
     rest = [n for n in facts if n not in first]
-    names = [n for n in (*first, *figures, *rest, *last) if n in names]
-    same = [n for n in names if n not in figures and all(d.get(n) == dicts[0].get(n) for d in dicts[1:])]
+    names = [n for n in (*first, *_FIGURES, *rest, *_LAST) if n in names]
+    same = [n for n in names if n not in _FIGURES and all(d.get(n) == dicts[0].get(n) for d in dicts[1:])]
     same = same if len(dicts) > 1 else []
     names = [n for n in names if n not in same]
     numbers = {n for n in names if all(isinstance(d.get(n), int | float | None) for d in dicts)}
     kind = {n: ' class="num"' if n in numbers else "" for n in names}
-    kind |= {n: ' style="white-space:nowrap"' for n in last if n in names and n not in numbers}  # a word each
+    kind |= {n: ' style="white-space:nowrap"' for n in _LAST if n in names and n not in numbers}  # a word each
     head = "".join(f'<th scope="col"{kind[n]}>{html.escape(n.replace("_", " "))}</th>' for n in names)
     body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
     folded = len(dicts) > MOST_OPEN
@@ -53,6 +59,20 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     if not folded:
         return table
     return f"<details><summary>{html.escape(caption or 'rows')} ({len(dicts)} rows)</summary>{table}</details>"
+
+
+def _gathered(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and what at most a third of them say, where it is more than one thing, as words under ``besides``."""
+    names = list(dict.fromkeys(name for d in dicts for name in d))
+    told = {n: sum(d.get(n) is not None for d in dicts) for n in names}
+    rare = [n for n in names if 0 < 3 * told[n] <= len(dicts) and n not in (*_COLUMNS_FIRST, *_FIGURES, *_LAST)]
+    if len(rare) < 2:
+        return list(dicts)
+    gathered = []
+    for d in dicts:
+        said = [f"{n.replace('_', ' ')} {_plain(d[n])}" for n in rare if d.get(n) is not None]
+        gathered.append({n: v for n, v in d.items() if n not in rare} | {"besides": ", ".join(said) or None})
+    return gathered
 
 
 def _show(bundled: dict[str, Any], **more: Any) -> None:

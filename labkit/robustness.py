@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from labkit.attacks import Attack, correct, evaluate, pgd
 from labkit.attacks.promises import outputs
-from labkit.device import numerics
+from labkit.device import generator, numerics
 from labkit.progress import Bar, Tick, unseen
 from labkit.store import Store, checksum, code_version
 
@@ -185,6 +185,23 @@ def answers(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 def under_pgd(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, steps: int, seed: int) -> Tensor:
     """Logits [N, C] where PGD ends: what a model says of an adversarial input of its own."""
     return outputs(model, pgd(model, images, labels, eps, steps=steps, seed=seed))
+
+
+def steadiness(model: nn.Module, images: Tensor, labels: Tensor, *, scale: float, queries: int, seed: int) -> Tensor:
+    """Share of an image's noisy copies that are classified right: [N].
+
+    All that an attacker can see who is told classes and nothing else (Choquette-Choo et al. 2021, section 4.2).
+
+    Args:
+        scale: standard deviation of the noise on pixels, which are then brought back into [0, 1].
+        queries: copies of each image; all models see the same ones.
+        seed: of the noise.
+    """
+    draw, right = generator(seed, "noise", device=images.device), torch.zeros(len(images))
+    for _ in range(queries):
+        noise = torch.randn(images.shape, generator=draw, device=images.device)
+        right += correct(model, (images + scale * noise).clamp(0, 1), labels).float()
+    return right / queries
 
 
 def fingerprint(model: nn.Module) -> str:

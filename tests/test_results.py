@@ -120,6 +120,20 @@ def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:
     assert columns == ["metric", "attack", "value", "steps", "n"]  # what some rows lack comes after the figures
 
 
+def test_what_few_rows_say_stands_in_one_column(monkeypatch) -> None:
+    shown: list[dict] = []
+    monkeypatch.setattr(display, "_show", lambda bundled, **_: shown.append(bundled))
+    attacked = row("pgd", "robust_accuracy", 0.4, eps=0.1, steps=100, stride=0.25, judged="every <step>")
+    rows = [row("pgd", metric, 0.5) for metric in ("accuracy", "mia_auc")] + [attacked]
+    display.show_rows(rows)
+    page = shown[0]["text/html"]
+    assert re.findall(r"<th[^>]*>([^<]+)</th>", page) == ["metric", "eps", "value", "besides"]
+    assert "<td>steps 100, stride 0.25, judged every &lt;step&gt;</td>" in page
+    assert shown[0][MIME]["rows"] == [r.as_dict() for r in rows]
+    display.show_rows(rows[1:])  # half of them say it
+    assert "besides" not in shown[1]["text/html"]
+
+
 @pytest.mark.parametrize(
     ("a", "b", "meet"),
     [((0.1, 0.2), (0.2, 0.3), True), ((0.1, 0.2), (0.21, 0.3), False), ((0.1, 0.4), (0.2, 0.3), True)],

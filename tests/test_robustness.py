@@ -55,6 +55,18 @@ def test_survival_equals_attacks_one_by_one(batch, tmp_path):
     assert 0 < found.stands[0].sum() < found.right[0].sum()
 
 
+def test_steadiness_is_how_often_noisy_copies_are_classified_right(batch):
+    images, labels = batch
+    for scale in (1e-6, 0.3):
+        found = robustness.steadiness(linear(), images, labels, scale=scale, queries=40, seed=1)
+        draw = torch.Generator().manual_seed(9)
+        copies = [(images + scale * torch.randn(images.shape, generator=draw)).clamp(0, 1) for _ in range(400)]
+        often = torch.stack([linear()(x).argmax(1) == labels for x in copies]).double().mean(0)  # other noise
+        error = (often * (1 - often) * (1 / 40 + 1 / 400)).sqrt()
+        assert ((found - often).abs() <= 4.5 * error + 1e-6).all()
+    assert 0 < found.unique().numel() > 5
+
+
 def test_an_evaluation_is_not_done_twice(batch, tmp_path, monkeypatch):
     images, labels = batch
     call = {"store": Store(tmp_path)}

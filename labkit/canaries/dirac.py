@@ -104,7 +104,7 @@ def _scores(
         total = torch.zeros(1, CLASSES * canaries, device=device)
         for piece in batch.split(chunk(device)):
             images = torch.zeros(len(piece), 1, 1, canaries, device=device)
-            images[torch.arange(len(piece)), 0, 0, piece] = 1
+            images[torch.arange(len(piece), device=device), 0, 0, piece] = 1
             total += rule.add(stack, images, labels[piece], dice)
         given = rule.finish(total, torch.tensor([[len(batch)]], device=device), dice).view(CLASSES, canaries)
         found = (given * towards).sum(0).double() * claim.expected_batch / claim.clip  # [m]

@@ -65,7 +65,7 @@ ATTACKS: dict[str, Attack] = {
 HEADLINE = "rmia"
 
 # Attacks, in ATTACKS or by other scores, that look at the target alone.
-SHADOWLESS = frozenset({"threshold", "loss", "distance"})
+SHADOWLESS = frozenset({"threshold", "loss", "steadiness", "distance"})
 
 
 def audit(attack: str, logits: Tensor, labels: Tensor, members: Tensor, *, shadows: int | None = None) -> Audit:

@@ -16,7 +16,7 @@ from labkit.results import MIME, Check, Row, bundle
 
 MOST_OPEN = 10  # a longer table is folded away: its figures and sentences are what is read first
 _COLUMNS_FIRST = ("model", "metric", "attack", "eps", "fpr")
-_FIGURES, _LAST = ("value", "low", "high"), ("n", "interval")
+_FIGURES, _LAST, _SPARSE = ("value", "low", "high"), ("n", "interval"), "besides"
 
 
 def _plain(value: Any) -> str:
@@ -37,11 +37,11 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     dicts = _gathered(dicts)
     names = list(dict.fromkeys(name for d in dicts for name in d))
     names = [n for n in names if any(d.get(n) is not None for d in dicts)]
-    facts = [n for n in names if n not in _FIGURES + _LAST]
+    facts = [n for n in names if n not in (*_FIGURES, *_LAST, _SPARSE)]
     # What only some rows have comes after the figures, which would else be pushed out of sight.
     first = [n for n in facts if n in _COLUMNS_FIRST or all(d.get(n) is not None for d in dicts)]
     rest = [n for n in facts if n not in first]
-    names = [n for n in (*first, *_FIGURES, *rest, *_LAST) if n in names]
+    names = [n for n in (*first, *_FIGURES, *rest, *_LAST, _SPARSE) if n in names]
     same = [n for n in names if n not in _FIGURES and all(d.get(n) == dicts[0].get(n) for d in dicts[1:])]
     same = same if len(dicts) > 1 else []
     names = [n for n in names if n not in same]
@@ -62,7 +62,7 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
 
 
 def _gathered(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, and what at most a third of them say, where it is more than one thing, as words under ``besides``."""
+    """The rows, and what at most a third of them say, where it is more than one thing, as words in one column."""
     names = list(dict.fromkeys(name for d in dicts for name in d))
     told = {n: sum(d.get(n) is not None for d in dicts) for n in names}
     rare = [n for n in names if 0 < 3 * told[n] <= len(dicts) and n not in (*_COLUMNS_FIRST, *_FIGURES, *_LAST)]
@@ -71,7 +71,7 @@ def _gathered(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     gathered = []
     for d in dicts:
         said = [f"{n.replace('_', ' ')} {_plain(d[n])}" for n in rare if d.get(n) is not None]
-        gathered.append({n: v for n, v in d.items() if n not in rare} | {"besides": ", ".join(said) or None})
+        gathered.append({n: v for n, v in d.items() if n not in rare} | {_SPARSE: ", ".join(said) or None})
     return gathered
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 
+import torch
 from torch import Tensor
 
 from labkit.data import Dataset
@@ -77,6 +78,7 @@ def frontiers(
         "epochs": epochs,
         "delta": delta,
         **numerics(data.train.labels.device),
+        "threads": torch.get_num_threads(),  # sums of products of this size are rounded by how many share them
         "opacus": version("opacus"),  # which accounts
         "code": code_version(__name__),
     }

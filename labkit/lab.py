@@ -159,7 +159,7 @@ class Lab(Record):
     def controls(self, regime: str) -> Ensemble:
         """Standard classifiers on the halves of a regime's shadows, for as many epochs, on images mirrored as theirs.
 
-        What :meth:`shadows` of that regime differ from them in is the regime's doing, and not a shorter training's.
+        What :meth:`shadows` of that regime differ from them in is the recipe's doing, and not a shorter training's.
         Where the standard shadows are trained just so, they are the controls; there may be more of them.
         """
         like, standard = self.shadows(regime), self.shadows("standard")

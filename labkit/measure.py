@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from labkit.intervals import LEVEL, area, student_t, wilson
 from labkit.membership import SHADOWLESS, Audit, roc
+from labkit.membership.chance import widening
 from labkit.progress import Bar, unseen
 from labkit.results import Row, row
 
@@ -125,9 +126,10 @@ def leakage(model: str, audit: Audit, **facts: Any) -> list[Row]:
     The balanced accuracy is at a threshold from another model; a TPR is read off the target's own curve, at the
     threshold of an *oracle* who knows its false-positive rate, and an attack that says yes or no has none. Where
     shadows are used, two models meet twice, each once as the target and once as a shadow, and both times their chance
-    agreement counts alike: where nothing leaks, the variance of the mean over M targets is 2 (M - 1) / (M - 2) times
-    what their spread suggests. The Student t interval is widened accordingly; where much leaks that is too wide rather
-    than too narrow. It says how models vary, not how pools of images do.
+    agreement counts alike: where nothing leaks and all M - 1 others are shadows, the variance of the mean over M
+    targets is 2 (M - 1) / (M - 2) times what their spread suggests. The Student t interval is widened accordingly
+    (:func:`labkit.membership.chance.widening`); where much leaks that is too wide rather than too narrow. It says how
+    models vary, not how pools of images do.
     """
     rows = [auc(model, audit, **facts), over_targets(model, audit, audit.accuracies, metric="mia_accuracy", **facts)]
     for fpr in FPRS if audit.graded else ():
@@ -152,10 +154,9 @@ def over_targets(
         least: it can be; -1 for a difference of two rates.
     """
     m, n = audit.scores.shape
-    shared = audit.attack not in SHADOWLESS
-    widening = math.sqrt(2 * (m - 1) / (m - 2)) if shared else 1.0
+    wider = widening(m, 0 if audit.attack in SHADOWLESS else audit.shadows)
     centre = float(np.mean(values))
-    half = widening * (student_t(values)[1] - centre)
+    half = wider * (student_t(values)[1] - centre)
     return row(
         model,
         metric,
@@ -163,7 +164,7 @@ def over_targets(
         (max(least, centre - half), min(1.0, centre + half)),
         n=n,
         models=m,
-        interval="student-t, shared shadows" if shared else "student-t",
+        interval="student-t, shared shadows" if wider > 1 else "student-t",
         attack=audit.attack,
         **facts,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 import threading
@@ -9,11 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import ClassVar
 
-from tqdm.auto import tqdm
+from IPython import get_ipython
+from IPython.display import HTML, DisplayHandle, display
+from tqdm import tqdm
 
 NOTE = "LABKIT_PROGRESS"  # environment: the file in which a kernel tells the process that waits for it how far it is
 NOTE_SECONDS, LINE_SECONDS = 0.5, 60.0
+SHOWN_SECONDS = 1.0  # of work after which a bar appears: many short ones would flicker
 
 Tick = Callable[[int], None]  # called, from any thread, with the number of images that are done
 Bar = Callable[[int], AbstractContextManager[Tick]]  # opened once it is known how many images are to be done
@@ -35,11 +40,16 @@ def progress(total: int, what: str) -> Iterator[Tick]:
         total: images in all, about.
         what: the work's name.
     """
-    if NOTE not in os.environ and (sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ):  # not papermill's kernel
-        with tqdm(total=total, desc=what, unit="img", unit_scale=True, leave=False) as bar:
+    if NOTE in os.environ:  # papermill's kernel
+        teller: _Teller = _Note(total, what)
+    elif "JPY_SESSION_NAME" in os.environ:
+        teller = _Output(total, what)
+    elif not sys.stderr.isatty():
+        teller = _Lines(total, what)
+    else:
+        with tqdm(total=total, desc=what, unit="img", unit_scale=True, leave=False, delay=SHOWN_SECONDS) as bar:
             yield bar.update
         return
-    teller = _Teller(total, what, os.environ.get(NOTE))
     try:
         yield teller.add
     finally:
@@ -47,10 +57,10 @@ def progress(total: int, what: str) -> Iterator[Tick]:
 
 
 class _Teller:
-    """Counts, and tells now and then: in a note that is replaced, or in lines on standard error."""
+    """Counts, and tells now and then."""
 
-    def __init__(self, total: int, what: str, note: str | None):
-        self.total, self.what, self.note = total, what, Path(note) if note else None
+    def __init__(self, total: int, what: str):
+        self.total, self.what = total, what
         self.done, self.lock = 0, threading.Lock()
         self.begun = self.told = time.monotonic()
 
@@ -58,24 +68,75 @@ class _Teller:
         with self.lock:
             self.done += images
             now = time.monotonic()
-            if now - self.told >= (NOTE_SECONDS if self.note else LINE_SECONDS):
+            if now - self.told >= self.pause():
                 self.told = now
-                self._tell(state(self.what, self.done, self.total, now - self.begun))
+                self.tell(state(self.what, self.done, self.total, now - self.begun))
+
+    def pause(self) -> float:
+        """Seconds between two lines."""
+        return NOTE_SECONDS
+
+    def tell(self, line: str) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
-        if self.note:
-            with suppress(OSError):
-                self.note.unlink(missing_ok=True)
-        elif (taken := time.monotonic() - self.begun) >= LINE_SECONDS:
-            self._tell(f"{self.what}: {self.done:,} images in {duration(taken)}, {self.done / taken:,.0f} images/s")
+        raise NotImplementedError
 
-    def _tell(self, line: str) -> None:
-        # A full disk, or a reader that has gone away, is no reason to stop the work.
-        with suppress(OSError, ValueError):
-            if self.note:
-                self.note.write_text(line, encoding="utf-8")
+
+class _Note(_Teller):
+    """In a file, whose line is replaced."""
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError):  # a full disk is no reason to stop the work
+            Path(os.environ[NOTE]).write_text(line, encoding="utf-8")
+
+    def close(self) -> None:
+        with suppress(OSError):
+            Path(os.environ[NOTE]).unlink(missing_ok=True)
+
+
+class _Lines(_Teller):
+    """On standard error, a line after another."""
+
+    def pause(self) -> float:
+        return LINE_SECONDS
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError, ValueError):  # nor is a reader that has gone away
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if (taken := time.monotonic() - self.begun) >= LINE_SECONDS:
+            self.tell(f"{self.what}: {self.done:,} images in {duration(taken)}, {self.done / taken:,.0f} images/s")
+
+
+class _Output(_Teller):
+    """In one output of the cell that runs, beside other work that goes on; empty when all is done."""
+
+    open: ClassVar[dict[_Output, str]] = {}  # a line each
+    shown: ClassVar[tuple[int, DisplayHandle] | None] = None  # by which execution, and where
+    drawing: ClassVar[threading.Lock] = threading.Lock()
+
+    def tell(self, line: str) -> None:
+        bar = f'<progress max="{max(self.total, 1)}" value="{self.done}"></progress>'
+        self.draw(f"<div>{bar} {html.escape(line)}</div>")
+
+    def close(self) -> None:
+        if self in self.open:
+            self.draw(None)
+
+    def draw(self, line: str | None) -> None:
+        """This work's line among the others, or the others without it."""
+        with self.drawing:
+            if line is None:
+                del self.open[self]
             else:
-                print(line, file=sys.stderr, flush=True)
+                self.open[self] = line
+            page, cell = HTML("".join(self.open.values())), get_ipython().execution_count
+            if self.shown and self.shown[0] == cell:
+                self.shown[1].update(page)
+            else:
+                _Output.shown = cell, display(page, display_id=True)
 
 
 def state(what: str, done: int, total: int, seconds: float) -> str:

@@ -190,14 +190,14 @@ def under_pgd(model: nn.Module, images: Tensor, labels: Tensor, *, eps: float, s
 def steadiness(model: nn.Module, images: Tensor, labels: Tensor, *, scale: float, queries: int, seed: int) -> Tensor:
     """Share of an image's noisy copies that are classified right: [N].
 
-    All that an attacker can see who is told classes and nothing else (Choquette-Choo et al. 2021, section 4.2).
+    One thing that an attacker sees who is told classes and nothing else (Choquette-Choo et al. 2021, section 4.2).
 
     Args:
         scale: standard deviation of the noise on pixels, which are then brought back into [0, 1].
         queries: copies of each image; all models see the same ones.
         seed: of the noise.
     """
-    draw, right = generator(seed, "noise", device=images.device), torch.zeros(len(images))
+    draw, right = generator(seed, "noise", device=images.device), torch.zeros(len(images), device=images.device)
     for _ in range(queries):
         noise = torch.randn(images.shape, generator=draw, device=images.device)
         right += correct(model, (images + scale * noise).clamp(0, 1), labels).float()

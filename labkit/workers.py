@@ -179,8 +179,13 @@ def pieces(n: int) -> list[slice]:
 
 
 def chunk(device: torch.device) -> int:
-    """How many images a core, or a GPU, may compute at once: far fewer leave it idle for a part of the time."""
-    return PIECE if device.type == "cpu" else fitting(GPU_CHUNK, IMAGE_BYTES, device)
+    """How many images a core, or a GPU, may compute at once: far fewer leave it idle for a part of the time.
+
+    Where numbers are to be bit-equal they are as many whatever memory is free.
+    """
+    if device.type == "cpu":
+        return PIECE
+    return GPU_CHUNK if torch.are_deterministic_algorithms_enabled() else fitting(GPU_CHUNK, IMAGE_BYTES, device)
 
 
 def fitting(most: int, each: int, device: torch.device) -> int:

@@ -41,6 +41,7 @@ from labkit.membership import (
     shared,
     smallest,
 )
+from labkit.membership.chance import widening
 from labkit.training.accounting import gaussian_epsilon
 
 
@@ -456,6 +457,20 @@ def test_the_smallest_effects_are_found_four_times_in_five():
             values = [c.auc if figure == "auc" else c.tpr_at(fpr) for c in curves]
             found += student_t(values)[0] > (0.5 if figure == "auc" else least.guessing)
         assert 0.68 <= found / 120 <= 0.92, figure
+
+
+@pytest.mark.parametrize("shadows", [11, 8, 6, 5, 3])
+def test_intervals_are_widened_by_as_much_as_targets_share(shadows):
+    """By simulation: what a target scores is the mean of its agreements with its shadows, each the same both ways."""
+    targets, rng = 12, np.random.default_rng(0)
+    agree = rng.standard_normal((20_000, targets, targets))
+    agree = np.triu(agree, 1) + np.swapaxes(np.triu(agree, 1), 1, 2)
+    steps = (np.arange(targets)[:, None] + np.arange(1, shadows + 1)) % targets  # [M, k], the next k in a circle
+    scores = agree[:, np.arange(targets)[:, None], steps].mean(2)  # [runs, M]
+    told = scores.var(1, ddof=1).mean() / targets
+    assert widening(targets, shadows) == pytest.approx((scores.mean(1).var() / told) ** 0.5, rel=0.03)
+    if shadows == targets - 1:
+        assert widening(targets, shadows) == pytest.approx((2 * 11 / 10) ** 0.5)
 
 
 def test_more_targets_and_images_tell_smaller_effects():

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,7 @@ def _nobody_looks_on(monkeypatch):
 
 
 def test_who_looks_on_sees_a_bar_with_speed_and_time_left(monkeypatch):
+    monkeypatch.setattr(module, "SHOWN_SECONDS", 0.2)
     stream = Terminal()
     monkeypatch.setattr("sys.stderr", stream)
     with progress(1000, "pgd classifiers") as tick:
@@ -33,6 +35,41 @@ def test_who_looks_on_sees_a_bar_with_speed_and_time_left(monkeypatch):
     shown = stream.getvalue()
     assert re.search(r"pgd classifiers:\s+\d+%.*img/s", shown)
     assert re.search(r"\[00:0\d<00:0\d", shown)  # elapsed, left
+
+
+def test_jupyterlab_has_one_output_a_cell_for_all_work_that_goes_on(monkeypatch):
+    sent = []
+    shell = SimpleNamespace(execution_count=7)
+
+    def display(page, display_id):
+        sent.append((f"new in {shell.execution_count}", page.data))
+        return SimpleNamespace(update=lambda page: sent.append(("update", page.data)))
+
+    monkeypatch.setenv("JPY_SESSION_NAME", "02_robustness.ipynb")
+    monkeypatch.setattr(module, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "get_ipython", lambda: shell)
+    monkeypatch.setattr(module, "display", display)
+    with progress(200, "<pgd>") as one, progress(10, "dp") as other:
+        one(50)
+        other(5)
+        other(5)
+    with progress(10, "short"):
+        pass
+    shell.execution_count = 8
+    with progress(10, "next") as tick:
+        tick(10)
+    where, pages = zip(*sent, strict=True)
+    assert where == ("new in 7", "update", "update", "update", "update", "new in 8", "update")
+    assert '<progress max="200" value="50"></progress> &lt;pgd&gt;: 25 %, ' in pages[0]
+    assert [page.count("<progress") for page in pages] == [1, 2, 2, 1, 0, 1, 0]
+
+
+def test_short_work_shows_no_bar(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    with progress(1000, "pgd at 0.1") as tick:
+        tick(1000)
+    assert not stream.getvalue().strip()
 
 
 def test_a_log_gets_single_lines(monkeypatch, capsys):

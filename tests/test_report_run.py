@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -180,6 +181,38 @@ def test_a_tampered_summary_removes_nothing_but_report_files(tmp_path: Path):
     assert outside.exists()
     assert inside.exists()
     assert (folder / "index.html").read_text() == "new"
+
+
+def test_a_report_that_is_killed_while_it_replaces_another_leaves_nothing_for_good(tmp_path: Path, monkeypatch):
+    folder = tmp_path / "report"
+    for name in ("index.html", "07_x.html", "figures/old.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+    (folder / "summary.json").write_text(json.dumps({"provenance": {"files": ["07_x.html", "figures/old.png"]}}))
+
+    def stage(where: Path) -> Path:
+        for name in ("index.html", "01_utility.html", "figures/new.png", "summary.json"):
+            (where / name).parent.mkdir(parents=True, exist_ok=True)
+            (where / name).write_text('{"provenance": {"files": ["01_utility.html", "figures/new.png"]}}')
+        return where
+
+    moves, replace = [], os.replace
+    for least in range(5):
+
+        def killed(source: Path, target: Path, least: int = least) -> None:
+            moves.append(target.name)
+            if len(moves) > least:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", killed)
+        with suppress(KeyboardInterrupt):
+            publish(stage(tmp_path / f"staged {least}"), folder)
+        moves.clear()
+    monkeypatch.setattr(os, "replace", replace)
+    publish(stage(tmp_path / "last"), folder)
+    left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert left == {"index.html", "01_utility.html", "figures/new.png", "summary.json"}
 
 
 def test_what_cannot_be_put_in_place_is_kept(tmp_path: Path):

@@ -407,6 +407,15 @@ def test_adversarial_rule_is_its_inner_rule_at_attacked_inputs(spread):
     assert torch.equal(gradient, Mean().add(stack, attacked, y, dice()))
 
 
+def test_an_attacked_example_moves_the_sum_by_the_clip_at_most():
+    """Its attack reads no other example: those beside it add what they add without it."""
+    stack, x, y = Stack([build(0)]), torch.rand(12, 1, 28, 28, generator=gen()), torch.arange(12) % 10
+    without = torch.where(torch.arange(12) == 5, -100, y)
+    rule = Adversarial(Private(0.5, 1.0, 12), eps=0.2, steps=3)
+    moved = (rule.add(stack, x, y, dice()) - rule.add(stack, x, without, dice())).norm().item()
+    assert 0.9 * 0.5 < moved <= 0.5 * (1 + 1e-5)
+
+
 def test_adversarial_training_composes_with_privacy():
     rule = Adversarial(Private(0.3, 1.0, 40), eps=0.1, steps=2)
     recipe = Recipe("both", rule, 1, 20, 0.05, optimiser="sgd", sample_rate=1 / 3)

@@ -3,8 +3,8 @@
 Canary i is an image that is black but for its i-th pixel. A linear layer behind a threshold, which no attack of a
 radius below one half crosses, has a gradient for it in the i-th column of its weights and nowhere else. The auditor
 looks at every gradient that a rule gives out, noise and all; what he finds in a column tells whether that canary was
-trained on.
-Dirac gradients after Nasr et al. (2023), section 4.1.
+trained on. Dirac gradients after Nasr et al. (2023), section 4.1. Of a rule that attacks what it trains on they tell
+whether it still clips and adds noise, and not whether its attack lets examples mix.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labkit.device import derive, generator
 from labkit.training.dice import Dice
 from labkit.training.rules import Private, Rule
 from labkit.training.stack import Stack
-from labkit.workers import chunk, share
+from labkit.workers import GPU_CHUNK, PIECE, share
 
 CLASSES = 10
 LENGTH = 10.0  # of what the layer sees of a canary, in clipping bounds: a gradient far too long unless it is clipped
@@ -102,7 +102,7 @@ def _scores(
     for _ in range(steps):
         batch = mine[torch.rand(len(mine), generator=order) < sample_rate].to(device)  # [B]
         total = torch.zeros(1, CLASSES * canaries, device=device)
-        for piece in batch.split(chunk(device)):
+        for piece in batch.split(PIECE if device.type == "cpu" else GPU_CHUNK):  # each draws for itself
             images = torch.zeros(len(piece), 1, 1, canaries, device=device)
             images[torch.arange(len(piece), device=device), 0, 0, piece] = 1
             total += rule.add(stack, images, labels[piece], dice)

@@ -53,9 +53,9 @@ def smallest(targets: int, members: int, others: int, *, fpr: float, shared_shad
             f"targets = {targets}, members = {members}, others = {others}, fpr = {fpr}: need 3 targets or more, 2 "
             "images or more of each kind, and a rate in (0, 1)"
         )
-    widening = math.sqrt(2 * (targets - 1) / (targets - 2)) if shared_shadows else 1.0
+    wider = widening(targets, targets - 1 if shared_shadows else 0)
     # The interval's half width, and how far the mean must lie beyond it to clear it POWER of the time.
-    clear = widening * (stats.t.ppf(0.5 + LEVEL / 2, targets - 1) + stats.norm.ppf(POWER)) / math.sqrt(targets)
+    clear = wider * (stats.t.ppf(0.5 + LEVEL / 2, targets - 1) + stats.norm.ppf(POWER)) / math.sqrt(targets)
     auc = 0.5 + clear * math.sqrt((members + others + 1) / (12 * members * others))
     guessing = (math.floor(fpr * others + 1e-9) + 1) / (others + 1)
     z = stats.norm.isf(guessing)
@@ -69,6 +69,21 @@ def smallest(targets: int, members: int, others: int, *, fpr: float, shared_shad
     most = 1 - 1e-9
     tpr = optimize.brentq(lack, guessing, most) if lack(most) > 0 else 1.0
     return Chance(float(min(auc, 1.0)), float(tpr), guessing, fpr)
+
+
+def widening(targets: int, shadows: int) -> float:
+    """By what the plain standard error of a mean over M targets is too small where they are each other's shadows.
+
+    Two targets that are each other's shadows meet twice, and their chance agreement has one part in k of what either
+    scores: where nothing leaks, their errors correlate by 1 / k.
+
+    Args:
+        targets: M, at least 3.
+        shadows: k of each, the next k in a circle; 0 where none are used.
+    """
+    both = max(0, 2 * shadows - targets + 1)  # partners of a target, each of which is the other's shadow
+    r = both / (targets - 1) / max(shadows, 1)  # correlation of two targets, on average
+    return math.sqrt((1 + (targets - 1) * r) / (1 - r))
 
 
 def precision(tpr: float, fpr: float, prior: float) -> float:

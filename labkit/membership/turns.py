@@ -23,12 +23,14 @@ class Audit:
         scores: float64 [M, N], the row of each target.
         members: bool [M, N], the truth.
         thresholds: M, for each target the one that is best on a model of the attacker's own (see :func:`in_turn`).
+        shadows: how many of the others each target is attacked with.
     """
 
     attack: str
     scores: Tensor
     members: Tensor
     thresholds: list[float]
+    shadows: int
 
     @cached_property
     def rocs(self) -> list[Roc]:
@@ -79,7 +81,7 @@ def in_turn(
     with pools.limit(limits=1, user_api="blas"):  # of all threads
         # Whatever computes the scores, sorting them and learning from them is a core's work.
         scores, thresholds = zip(*share(one, range(len(members)), torch.device("cpu")), strict=True)
-    return Audit(attack, torch.stack(scores), members, list(thresholds))
+    return Audit(attack, torch.stack(scores), members, list(thresholds), count)
 
 
 def exposure(audit: Audit) -> Tensor:

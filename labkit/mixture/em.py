@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from labkit.mixture.covariance import Diagonal, Full
-from labkit.workers import Crew, chunk
+from labkit.workers import GPU_CHUNK, Crew
 
 Seen = tuple[Tensor, Tensor]  # statistics of points [C, F, n], and which of them are real, [C, n]
 
@@ -105,7 +105,7 @@ def _seen(x: Tensor, mask: Tensor, form: Diagonal | Full) -> Callable[[Tensor | 
 
 def _blocks(*by_point: Tensor) -> Iterator[list[Tensor]]:
     """Tensors [C, N] or [C, N, D], cut along N, the points last: what is made of a block stays in the cache."""
-    rows = ROWS if by_point[0].device.type == "cpu" else chunk(by_point[0].device)
+    rows = ROWS if by_point[0].device.type == "cpu" else GPU_CHUNK
     for start in range(0, by_point[0].shape[1], rows):
         cuts = [t[:, start : start + rows] for t in by_point]
         yield [cut.mT.contiguous() if cut.ndim == 3 else cut for cut in cuts]

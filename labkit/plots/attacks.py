@@ -39,7 +39,7 @@ def taken(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str], eps: fl
             if w >= 4:
                 dark = colour in (STANDS, *shades[len(shades) // 2 :])
                 ax.text(
-                    start + w / 2, y, f"{w:.0f}", ha="center", va="center", fontsize=8,
+                    start + w / 2, y, f"{w:.3g}", ha="center", va="center", fontsize=8,
                     color="white" if dark else "black",
                 )  # fmt: skip
         left += width
@@ -76,7 +76,11 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
     for ax in axes.flat[len(found) :]:
         ax.set_visible(False)
     axes[0][0].set_xlim(0, 0.5)
-    figure.supxlabel("l-infinity distance to the nearest image found on the other side", fontsize=10)
+    figure.supxlabel(
+        "l-infinity distance (pixels in [0, 1]) to the nearest image found on the other side; line: median,\n"
+        f"dotted: radii attacked; last bar: all from {edges[-2]:.2g} on",
+        fontsize=10,
+    )
     figure.supylabel("share of images (%)", fontsize=10)
     return figure
 

@@ -86,7 +86,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     drawn: dict[str, list[Mapping[str, Any]]] = {"clean": [], "robust": []}
     for model, radius in contenders(rows):
         robust = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack, eps=eps)
-        clean = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")  # first: on most images
+        clean = _untouched(rows, robust[0]) if robust else []
         seconds = find(rows, model=model, train_eps=radius, metric="train_seconds")
         for ax, across, scale in ((left, clean, 100), (right, seconds, 1)):
             if robust and across:

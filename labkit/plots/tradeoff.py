@@ -24,6 +24,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
     figure, (left, right) = new_figure(2, width=5.4, height=4.2)
     models = list(dict.fromkeys(r["model"] for r in rows))
     controls = find(rows, metric="control_accuracy")
+    standard = find(rows, model="standard", metric="accuracy")[-1]["value"]
     for ax, metric, scale in ((left, "robust_accuracy", 100), (right, "mia_auc", 1)):
         places = {}
         for model in models:
@@ -33,6 +34,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
             like = x["control_of"]
             y = find(rows, metric=f"control_{metric}", control_of=like)[-1]
             name = f"{NAMES['standard']}, trained as long as {NAMES[like]}"
+            name += " (the same models)" if x["value"] == standard else ""
             _point(ax, x, y, scale, "standard", marker=MARKERS[like], ms=7, mfc="white", label=name)
         ax.margins(x=0.22, y=0.15)
         ax.autoscale_view()  # which is put off otherwise, and places in the picture are asked for
@@ -43,7 +45,9 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
     right.annotate("guessing", (0.01, 0.5), xycoords=("axes fraction", "data"), xytext=(0, 3),
                    textcoords="offset points", color=COLOURS["chance"], fontsize=8)  # fmt: skip
     left.set_ylim(bottom=min(0, left.get_ylim()[0]))
-    tidy(left, x="clean accuracy (%)", y=f"accuracy under attack, eps {eps:g} (%)", title="Robustness (up is better)")
+    tidy(
+        left, x="clean accuracy (%)", y=f"accuracy under strong PGD, eps {eps:g} (%)", title="Robustness (up is better)"
+    )
     tidy(right, x="clean accuracy (%)", y=f"AUC of {ATTACKS[HEADLINE]}", title="Leakage (down is better)")
     return figure
 

@@ -20,6 +20,9 @@ from filelock import FileLock, Timeout
 _OURS = re.compile(r"figures/[^/]+\.png|notebooks/[^/]+\.ipynb|\d+_[^/]+\.html|index\.html|summary\.json|results\.csv")
 
 
+_LAST = ("summary.json", "index.html")  # put in their places when all others are: what is a report's, and its face
+
+
 class Unpublished(Exception):
     """A report that is made and could not be put in its place; the message says where it lies."""
 
@@ -48,9 +51,10 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def publish(staged: Path, folder: Path) -> None:
-    """Move everything under ``staged`` to ``folder``, ``index.html`` last; then remove what the old report left.
+    """Move everything under ``staged`` to ``folder``; before the last two files, remove what the old report left.
 
-    Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's.
+    Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's. So
+    that list is replaced when they are gone: a run that is killed meanwhile leaves nothing that the next cannot remove.
 
     An interrupt (SIGINT, SIGTERM) is not heeded meanwhile: it would leave half of one report and half of another.
 
@@ -61,22 +65,30 @@ def publish(staged: Path, folder: Path) -> None:
     old = _listed(folder / "summary.json")
     new = sorted(str(p.relative_to(staged)) for p in staged.rglob("*") if p.is_file())
     with _deaf():
-        for name in sorted(new, key=lambda n: (n == "index.html", n)):
-            target = folder / name
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staged / name, target)
-            except OSError as error:
-                raise Unpublished(
-                    f"the report is made, but {target} cannot be put in place ({error.strerror}); it and what was to "
-                    f"follow {_kept(staged, folder)}; or run again, finished work is in the store"
-                ) from error
+        for name in new:
+            if name not in _LAST:
+                _put(staged, folder, name)
         for name in old - set(new):
             with suppress(OSError):  # somebody has put a folder there
                 (folder / name).unlink(missing_ok=True)
         for leaf in ("figures", "notebooks"):
             with suppress(OSError):  # not there, or not empty
                 (folder / leaf).rmdir()
+        for name in _LAST:
+            if name in new:
+                _put(staged, folder, name)
+
+
+def _put(staged: Path, folder: Path, name: str) -> None:
+    target = folder / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged / name, target)
+    except OSError as error:
+        raise Unpublished(
+            f"the report is made, but {target} cannot be put in place ({error.strerror}); it and what was to "
+            f"follow {_kept(staged, folder)}; or run again, finished work is in the store"
+        ) from error
 
 
 @contextmanager

@@ -67,8 +67,7 @@ COMMENTS = {  # what the figures mean, and what stands in the way of more
     "few images where they are equally strong.",
     "ways": "On a CPU a core a model wins, or is level where a step is long: cores that share a small step wait for "
     "one another. Stacking, which saves launches on a GPU, turns convolutions into products that fit the caches worse, "
-    "and compiling takes longer than it saves. The H100's turns are so short (46 steps) that recording a step is most "
-    "of them, and two of them say little: longer ones are to be taken.",
+    "and compiling takes longer than it saves.",
     "report": "An estimate from slices, not a run: the plain loops would take too long. What was counted is listed for "
     "each machine; where AutoAttack and linear classifiers are not, they count as nothing there. On a GPU six kernels, "
     "one after another, start, import and open the data (the first code cell of each notebook in `reports/full`): that "

@@ -35,7 +35,8 @@ class AllCores(Crew):
 def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
     """The same models, the same steps, in bf16 where the device has it; standard and PGD training.
 
-    A GPU has more of each: a step is captured at the beginning, which takes a while.
+    On a GPU a step is recorded at the beginning, which is most of a turn of few steps: so a GPU has more of them, where
+    a note does not say otherwise.
     """
     models, size, batch = (4, 6_000, 128) if device.type == "cpu" else (8, 60_000, 256)
     images = data.load(train_size=size, test_size=500, device=device)

@@ -26,6 +26,8 @@ ATTACKS = {  # columns of the page, by the names that are kept; after the last o
     "square": "AutoAttack",
 }
 
+PRIVATE = {"private": "private classifier", "held out": "judged on 5 000 held-out training images, to choose"}
+
 HEAD = """## what recipes reach
 
 Defences are trained on the images that are not held out (the epoch of PGD and TRADES is chosen there), private
@@ -75,14 +77,15 @@ def section() -> str:
             cells = [percent(rows["clean"]), *between, percent(rows["square"]), percent(rows["certified"])]
             said = f"{found['attacked']:,} | {found['seconds']:,.0f} | {', '.join(found['changed']) or 'as in full'}"
             parts.append(f"| {found['name']} | {' | '.join(cells)} | {said} |\n")
-    if "private" in known:
+    for kind in [kind for kind in PRIVATE if kind in known]:
         parts.append(
-            "\n| private classifier | epsilon, proved | accuracy | seeds | training, s | settings |\n"
-            f"|---{'|---:' * 4}|---|\n"
+            f"\n| {PRIVATE[kind]} | epsilon, proved | learning rate | accuracy | seeds | training, s | settings |\n"
+            f"|---{'|---:' * 5}|---|\n"
         )
-        for found in known["private"]:
+        for found in known[kind]:
             r, changed = found["row"], ", ".join(found["changed"]) or "as in full"
-            said = f"{r['epsilon']:.3f} | {percent(r)} | {r['models']} | {found['seconds']:,.0f} | {changed}"
+            rate = f"{found['rate']:.3g}" if "rate" in found else ""
+            said = f"{r['epsilon']:.3f} | {rate} | {percent(r)} | {r['models']} | {found['seconds']:,.0f} | {changed}"
             parts.append(f"| {found['name']} | {said} |\n")
     at = sorted({f"{f['hardware']}, torch {f['torch']}, {f['measured']}" for by in known.values() for f in by})
     return "".join([*parts, "\n", "; ".join(at), ".\n"]) if known else ""

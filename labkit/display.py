@@ -48,6 +48,7 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     numbers = {n for n in names if all(isinstance(d.get(n), int | float | None) for d in dicts)}
     kind = {n: ' class="num"' if n in numbers else "" for n in names}
     kind |= {n: ' style="white-space:nowrap"' for n in _LAST if n in names and n not in numbers}  # a word each
+    kind |= {_SPARSE: ' style="white-space:normal;min-width:11em"'} if _SPARSE in names else {}
     head = "".join(f'<th scope="col"{kind[n]}>{html.escape(n.replace("_", " "))}</th>' for n in names)
     body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
     folded = len(dicts) > MOST_OPEN
@@ -62,10 +63,10 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
 
 
 def _gathered(dicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, and what at most a third of them say, where it is more than one thing, as words in one column."""
+    """The rows, and what at most half of them say, where it is more than one thing, as words in one column."""
     names = list(dict.fromkeys(name for d in dicts for name in d))
     told = {n: sum(d.get(n) is not None for d in dicts) for n in names}
-    rare = [n for n in names if 0 < 3 * told[n] <= len(dicts) and n not in (*_COLUMNS_FIRST, *_FIGURES, *_LAST)]
+    rare = [n for n in names if 0 < 2 * told[n] <= len(dicts) and n not in (*_COLUMNS_FIRST, *_FIGURES, *_LAST)]
     if len(rare) < 2:
         return list(dicts)
     gathered = []

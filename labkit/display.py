@@ -48,7 +48,7 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     numbers = {n for n in names if all(isinstance(d.get(n), int | float | None) for d in dicts)}
     kind = {n: ' class="num"' if n in numbers else "" for n in names}
     kind |= {n: ' style="white-space:nowrap"' for n in _LAST if n in names and n not in numbers}  # a word each
-    kind |= {_SPARSE: ' style="white-space:normal;min-width:11em"'} if _SPARSE in names else {}
+    kind |= {_SPARSE: ' class="words"'} if _SPARSE in names else {}
     head = "".join(f'<th scope="col"{kind[n]}>{html.escape(n.replace("_", " "))}</th>' for n in names)
     body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
     folded = len(dicts) > MOST_OPEN

@@ -163,7 +163,7 @@ def _listed(machine: str, lines: Iterable[str]) -> str:
 def _ways(machine: str, facts: dict) -> str:
     """What `deterministic` costs a GPU."""
     lines = [
-        f"{regime} training with `deterministic`: an epoch of 8 models takes {ratio:.1f} times as long"
+        f"{regime} training with `deterministic`: an epoch of {facts['models']} models takes {ratio:.1f} times as long"
         for regime, ratio in facts.get("repeating", {}).items()
     ]
     return _listed(machine, lines)

@@ -88,7 +88,7 @@ def ways(device: torch.device, repeats: int = 3) -> tuple[list[Result], dict]:
         ]
         if device.type == "cuda":
             repeating[regime] = cost_of_repeating(recipe, images, device, models)
-    return results, {"repeating": repeating}
+    return results, {"repeating": repeating, "models": models}
 
 
 def _stacked(rule: Rule, images: data.Dataset, models: int, device: torch.device, batch: int) -> None:

@@ -69,23 +69,25 @@ def section() -> str:
     if "robust" in known:
         names = ("clean", *ATTACKS.values(), "certified")
         parts.append(
-            f"\n| defence | {' | '.join(names)} | attacked | training, s | settings |\n|---{'|---:' * 11}|---|\n"
+            f"\n| defence | {' | '.join(names)} | attacked | training, s | on | settings |\n"
+            f"|---{'|---:' * 11}|---|---|\n"
         )
         for found in known["robust"]:
             rows = found["rows"]
             between = [f"{100 * rows[attack]['value']:.1f}" for attack in list(ATTACKS)[:-1]]
             cells = [percent(rows["clean"]), *between, percent(rows["square"]), percent(rows["certified"])]
-            said = f"{found['attacked']:,} | {found['seconds']:,.0f} | {', '.join(found['changed']) or 'as in full'}"
+            said = f"{found['attacked']:,} | {found['seconds']:,.0f} | {found['hardware']} | "
+            said += ", ".join(found["changed"]) or "as in full"
             parts.append(f"| {found['name']} | {' | '.join(cells)} | {said} |\n")
     for kind in [kind for kind in PRIVATE if kind in known]:
         parts.append(
-            f"\n| {PRIVATE[kind]} | epsilon, proved | learning rate | accuracy | seeds | training, s | settings |\n"
-            f"|---{'|---:' * 5}|---|\n"
+            f"\n| {PRIVATE[kind]} | epsilon, proved | learning rate | accuracy | seeds | training, s "
+            f"| on | settings |\n|---{'|---:' * 5}|---|---|\n"
         )
         for found in known[kind]:
             r, changed = found["row"], ", ".join(found["changed"]) or "as in full"
             rate = f"{found['rate']:.3g}" if "rate" in found else ""
-            said = f"{r['epsilon']:.3f} | {rate} | {percent(r)} | {r['models']} | {found['seconds']:,.0f} | {changed}"
-            parts.append(f"| {found['name']} | {said} |\n")
+            said = f"{r['epsilon']:.3f} | {rate} | {percent(r)} | {r['models']} | {found['seconds']:,.0f}"
+            parts.append(f"| {found['name']} | {said} | {found['hardware']} | {changed} |\n")
     at = sorted({f"{f['hardware']}, torch {f['torch']}, {f['measured']}" for by in known.values() for f in by})
     return "".join([*parts, "\n", "; ".join(at), ".\n"]) if known else ""

@@ -87,7 +87,7 @@ def _show(bundled: dict[str, Any], **more: Any) -> None:
 def show_rows(rows: Sequence[Row], caption: str = "") -> None:
     """Show rows as a table; the output carries them."""
     dicts = [r.as_dict() for r in rows]
-    plain = "\n".join(", ".join(f"{k}={_cell(v)}" for k, v in d.items() if v is not None) for d in dicts)
+    plain = "\n".join(", ".join(f"{k}={_plain(v)}" for k, v in d.items() if v is not None) for d in dicts)
     _show({MIME: bundle(rows=dicts), "text/html": _table(dicts, caption), "text/plain": plain})
 
 

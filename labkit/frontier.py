@@ -24,7 +24,8 @@ from labkit.training.accounting import composed, noise_beside
 from labkit.training.linear import Head, head_logits, private_mean, train_heads
 
 TRANSFORM, GROUPS = Scattering(), 3
-# Of the mean that is taken away; the bound is no row's limit but every row's: see labkit.features.described.
+# Of the mean that is taken away. No row is longer than the bound, so that none is shortened: see
+# labkit.features.described.
 MEAN_NOISE, MEAN_BOUND = 30.0, 63.0
 # From this epsilon on: learning rate in clipping bounds, and clip; chosen on the last 5 000 training images.
 SETTINGS = {0.0: (0.6, 0.1), 2.0: (0.8, 0.1), 8.0: (1.2, 12.0)}

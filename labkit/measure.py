@@ -98,12 +98,20 @@ def level_with(best: Tensor, others: Mapping[Kind, Tensor]) -> list[Kind]:
     return [name for name in others if p[name] * pairs > 1 - LEVEL]
 
 
-def mean(model: str, metric: str, values: Sequence[float], **facts: Any) -> Row:
-    """A mean over models, with a Student t interval where there are several."""
-    several = len(values) > 1
-    bounds = student_t(values) if several else None
-    kind = "student-t" if several else None
-    return row(model, metric, float(np.mean(values)), bounds, n=len(values), interval=kind, **facts)
+def mean(model: str, metric: str, values: Sequence[float], *, n: int, **facts: Any) -> Row:
+    """A mean over models, with a Student t interval where there are several.
+
+    Args:
+        values: M, each a figure of ``n`` examples.
+    """
+    bounds, kind = (student_t(values), "student-t") if len(values) > 1 else (None, None)
+    return row(model, metric, float(np.mean(values)), bounds, n=n, models=len(values), interval=kind, **facts)
+
+
+def over_images(model: str, metric: str, values: Tensor, **facts: Any) -> Row:
+    """A mean over images, of a figure [N] that each has, with a Student t interval where there are several."""
+    bounds, kind = (student_t(values.tolist()), "student-t") if len(values) > 1 else (None, None)
+    return row(model, metric, values.double().mean().item(), bounds, n=len(values), interval=kind, **facts)
 
 
 def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Row]:
@@ -112,7 +120,7 @@ def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Ro
     per_model = loss.double().mean(1).tolist()
     right = logits.argmax(2) == labels  # [M, N]
     if len(logits) > 1:
-        loss_row = mean(model, "loss", per_model, **facts)
+        loss_row = mean(model, "loss", per_model, n=len(labels), **facts)
     else:
         half = stats.norm.ppf(0.5 + LEVEL / 2) * loss.std().item() / loss.numel() ** 0.5
         bounds = (per_model[0] - half, per_model[0] + half)

@@ -25,7 +25,7 @@ class Row:
         metric: ``accuracy``, ``robust_accuracy``, ``mia_auc``, ... Accuracies are fractions in [0, 1].
         value: the point estimate.
         low, high: ends of the 95 % interval, or None where there is none to give.
-        n: how many (images, models; see ``interval``) the value rests on.
+        n: how many images (canaries, components) the value rests on; of several ``models``, each of them.
         interval: the kind of interval (``wilson``, ``student-t``, ``bootstrap``, ``clopper-pearson``).
         extra: what else identifies the row (``attack``, ``eps``, ``fpr``, ``epsilon``, ``delta``, ...).
     """

@@ -14,8 +14,8 @@ from torch import distributions
 from labkit import data
 from labkit.generative import (
     CVAE,
+    ElboLogits,
     Recipe,
-    classify,
     cvae,
     fit,
     gap,
@@ -306,7 +306,8 @@ def test_the_highest_elbo_names_the_class(digits):
     everyone = torch.arange(200) < 199
     recipe = Recipe(latent=8, epochs=25, learning_rate=4e-3, batch_size=16)
     model = fit(recipe, digits.train.images, digits.train.labels, everyone, seed=0).model
-    assert (classify(model, digits.test.images) == digits.test.labels).float().mean() > 0.6
+    answers = ElboLogits(model, samples=4)(digits.test.images).argmax(1)
+    assert (answers == digits.test.labels).float().mean() > 0.6
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,19 @@
 """Features for private linear classifiers: what is promised of an image's own row, and that data taught nothing."""
 
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from labkit import frontier
+from labkit import data, frontier
 from labkit.data import Split
 from labkit.features import ODD, described, noise_images, whitening
 from labkit.scattering import Scattering
+from labkit.store import Store
 
 TRANSFORM = Scattering(order=1, orientations=4)  # 9 channels
 
@@ -84,3 +90,35 @@ def test_whitening_is_symmetric_and_loses_nothing():
     assert (torch.linalg.eigvalsh(made.channels) > 0).all()
     assert made.channels.shape == (9, 9)
     assert made.places.shape == (49, 49)
+
+
+class Held(TorchDispatchMode):
+    """How many bytes the tensors take that this thread makes, at most at a time: what a GPU would have to hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.most = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)):
+            if storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.sizes.pop, storage._cdata, None)
+        self.most = max(self.most, sum(self.sizes.values()))
+        return found
+
+
+def test_of_all_images_features_there_are_two_copies_at_a_time(tmp_path, monkeypatch):
+    """Of 60 000 images one takes a gigabyte, and a GPU of 8 GiB must hold what else is there."""
+    width = 9 * 49
+    monkeypatch.setattr(frontier, "TRANSFORM", TRANSFORM)
+    monkeypatch.setattr(frontier, "described", lambda images, *_: torch.rand(len(images), width))
+    digits = data.load("digits", train_size=1000, test_size=20, seed=0, device=torch.device("cpu"))
+    many = Split(digits.train.pixels.repeat(60, 1, 1, 1), digits.train.labels.repeat(60))
+    whitening(TRANSFORM, frontier.GROUPS)  # made on the CPU, once
+    with Held() as held:
+        run = {"sample_rate": 0.01, "epochs": 0.05, "delta": 1e-5, "seeds": [0], "store": Store(tmp_path)}
+        frontier.frontiers(replace(digits, train=many), [1.0, 8.0], **run)
+    one = len(many) * width * 4  # bytes
+    assert 2 * one < held.most < 2.5 * one

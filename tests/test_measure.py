@@ -150,8 +150,21 @@ def test_survivors_attacks_only_what_stands():
 
 
 def test_rows_are_rows():
-    assert isinstance(measure.mean("pgd", "loss", [1.0, 2.0]), Row)
-    assert measure.mean("pgd", "loss", [1.0]).low is None
+    assert isinstance(measure.mean("pgd", "loss", [1.0, 2.0], n=9), Row)
+    assert measure.mean("pgd", "loss", [1.0], n=9).low is None
+
+
+def test_means_over_models_and_over_images_have_student_t_intervals():
+    values = [0.2, 0.5, 0.3, 0.9]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    for found, n in (
+        (measure.mean("pgd", "loss", values, n=50), 50),
+        (measure.over_images("pgd", "exposure", torch.tensor(values, dtype=torch.double)), 4),
+    ):
+        assert (found.low, found.value, found.high) == pytest.approx((low, 0.475, high), rel=1e-6)
+        assert found.n == n
+    assert measure.mean("pgd", "loss", values, n=50).extra == {"models": 4}
+    assert measure.over_images("pgd", "exposure", torch.tensor([0.5])).low is None
 
 
 def test_interval_of_leakage_covers_one_half_where_nothing_leaks():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit.membership import HEADLINE
-from labkit.plots.style import ATTACKS, NAMES
+from labkit.plots.style import ATTACK_NAMES, NAMES
 from labkit.results import find, percent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +20,7 @@ def table(summary):
     rows = [r for r in summary["rows"] if r["notebook"] == "06_tradeoff"]
     eps = summary["provenance"]["parameters"]["tradeoff_eps"]
     lines = [
-        f"| | clean accuracy | under strong PGD, eps {eps:g} | {ATTACKS[HEADLINE]}'s AUC (0.5: guessing) |",
+        f"| | clean accuracy | under strong PGD, eps {eps:g} | {ATTACK_NAMES[HEADLINE]}'s AUC (0.5: guessing) |",
         "|---|---|---|---|",
     ]
     for model in dict.fromkeys(r["model"] for r in rows):

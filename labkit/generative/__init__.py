@@ -2,7 +2,7 @@
 
 from labkit.generative.bayes import ElboLogits
 from labkit.generative.cvae import Recipe, Trained, fit, reconstruct, sample, split, train
-from labkit.generative.leakage import Scores, classify, gap, score, set_accuracy, verdict
+from labkit.generative.leakage import Scores, gap, score, set_accuracy, verdict
 from labkit.generative.networks import CVAE
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Recipe",
     "Scores",
     "Trained",
-    "classify",
     "fit",
     "gap",
     "reconstruct",

@@ -126,16 +126,6 @@ def set_accuracy(
     return found
 
 
-def classify(model: CVAE, images: Tensor, *, samples: int = 4, seed: int = 0) -> Tensor:
-    """The class under which an image has the highest ELBO, [N]; classes are equally likely beforehand."""
-    bounds = []
-    for label in range(model.classes):
-        labels = torch.full((len(images),), label, device=images.device)
-        bce, kl = elbo_terms(model, images, labels, seed=seed, samples=samples)  # the same draws for every class
-        bounds.append(-(bce.mean(0) + kl))
-    return torch.stack(bounds, dim=1).argmax(1)  # [N, C] -> [N]
-
-
 def verdict(auc: Mapping[str, Any]) -> str:
     """What an AUC's row, with its interval and n, says about chance (0.5): the end of a sentence on the attack."""
     if auc["low"] > 0.5:

@@ -88,8 +88,8 @@ def exposure(audit: Audit) -> Tensor:
     """Who is exposed: how far an image's scores as a member lie above those as none, over the targets.
 
     Returns:
-        [N] float64, in standard deviations of the image's scores (Cohen's d, with the pool's own spread); NaN for an
-        image that was never a member, or always.
+        [N] float64, in standard deviations of a score about its image's two means, one figure for the whole pool;
+        NaN for an image that was never a member, or always.
     """
     inside = audit.members.to(audit.scores.device)
     n_in, n_out = inside.sum(0), (~inside).sum(0)  # [N]

@@ -14,6 +14,7 @@ from labkit.plots.style import COLOURS, NAMES, label, new_figure, tidy
 from labkit.results import find
 
 WRONG, STANDS = "#bbbbbb", "#1b1b1b"
+LEAST = 10  # images of a class: a share of fewer says nothing
 
 
 def taken(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str], eps: float) -> Figure:
@@ -86,7 +87,7 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
 
 
 def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: float) -> Figure:
-    """Accuracy under attack by true class: models down, classes and their number of images across.
+    """Accuracy under attack by true class: models down, classes and their number of images across; blank where few.
 
     Args:
         rows: as dicts; ``class_robust_accuracy`` with ``true_class``.
@@ -99,7 +100,7 @@ def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: flo
     for i, (model, radius) in enumerate(lines):
         for j, name in enumerate(classes):
             found = find(rows, model=model, train_eps=radius, true_class=name)
-            grid[i, j] = 100 * found[0]["value"] if found else np.nan
+            grid[i, j] = 100 * found[0]["value"] if found and found[0]["n"] >= LEAST else np.nan
     n = {name: next((r["n"] for r in find(rows, true_class=name)), 0) for name in classes}  # images
     figure, ax = new_figure(width=9, height=1.3 + 0.38 * len(lines))
     sns.heatmap(
@@ -134,7 +135,8 @@ def picture_grid(
             change.imshow(x[column, 0] - images[column, 0], cmap="PuOr", vmin=-eps, vmax=eps)
             image.imshow(x[column, 0], cmap="gray", vmin=0, vmax=1)
             wrong = said[model][column] != clean[column]
-            image.set_title(said[model][column], fontsize=8, color="#c62828" if wrong else "#2e7d32")
+            answer, colour = (f"✗ {said[model][column]}", "#D55E00") if wrong else (said[model][column], "black")
+            image.set_title(answer, fontsize=8, color=colour)
     names = ["image"]
     for model in attacked:
         names += [f"{NAMES[model]}:\nperturbation", f"{NAMES[model]}:\nattacked"]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from labkit.membership import HEADLINE, Audit, Chance, dp_region
-from labkit.plots.style import ATTACKS, COLOURS, MARKERS, NAMES, new_figure, tidy
+from labkit.plots.style import ATTACK_NAMES, COLOURS, MARKERS, NAMES, new_figure, tidy
 from labkit.results import find
 
 BROKEN = "#B00020"  # what an audit shows to be false
@@ -33,14 +33,14 @@ def roc_curves(
     Args:
         audits: regime -> attack -> audit.
         guarantees: regime -> pairs (epsilon, delta): the area that they forbid is shaded.
-        least: regime -> the smallest rates that could have been told from guessing.
+        least: regime -> the smallest rates that would be told from guessing four times in five.
     """
     figure, axes = new_figure(len(audits), width=4.0, height=4.2, squeeze=False, sharey=True)
     smallest = 1 / max(a.scores.shape[1] for attacks in audits.values() for a in attacks.values())
     grid = np.geomspace(smallest, 1, 200)  # false-positive rates
     for ax, (regime, attacks) in zip(axes[0], audits.items(), strict=True):
         for name, audit in attacks.items():
-            label = ATTACKS[name]
+            label = ATTACK_NAMES[name]
             if name == "threshold":  # it says yes or no: one point, and nothing in between
                 point = np.mean([(r.fpr[1], r.tpr[1]) for r in audit.rocs], axis=0)
                 ax.plot(*point, ls="", marker="x", color=COLOURS[regime], label=label)
@@ -52,7 +52,7 @@ def roc_curves(
         ax.plot(grid, grid, color=COLOURS["chance"], lw=1, label="guessing")
         ax.plot(
             [c.fpr for c in least[regime]], [c.tpr for c in least[regime]], ls="", marker="v", ms=6, zorder=3,
-            color="#222222", markerfacecolor="white", label="smallest told from it",
+            color="#222222", markerfacecolor="white", label="told from it 4 times in 5",
         )  # fmt: skip
         if regime in guarantees:
             allowed = dp_region(grid, guarantees[regime])
@@ -75,11 +75,11 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]], least: Mapping[str, float]) 
 
     Args:
         rows: of metric ``mia_auc``.
-        least: regime -> the smallest AUC that an attack with shadows could have told from guessing.
+        least: regime -> the smallest AUC that an attack with shadows would tell from guessing four times in five.
     """
     figure, ax = new_figure(width=9, height=3.8)
     regimes = list(dict.fromkeys(r["model"] for r in rows))
-    attacks = [a for a in ATTACKS if find(rows, attack=a, metric="mia_auc")]
+    attacks = [a for a in ATTACK_NAMES if find(rows, attack=a, metric="mia_auc")]
     for i, regime in enumerate(regimes):
         for j, attack in enumerate(attacks):
             for r in find(rows, model=regime, attack=attack, metric="mia_auc"):
@@ -91,8 +91,8 @@ def leakage_bars(rows: Sequence[Mapping[str, Any]], least: Mapping[str, float]) 
     ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
     for regime in regimes:
         ax.axhline(least[regime], color=COLOURS[regime], ls="--", lw=0.8, alpha=0.8)
-    ax.plot([], [], color="#222222", ls="--", lw=0.8, label="smallest told from guessing")
-    ax.set_xticks(range(len(attacks)), [ATTACKS[a].replace(" ", "\n", 1) for a in attacks])
+    ax.plot([], [], color="#222222", ls="--", lw=0.8, label="told from guessing 4 times in 5")
+    ax.set_xticks(range(len(attacks)), [ATTACK_NAMES[a].replace(" ", "\n", 1) for a in attacks])
     ax.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))  # above: points lie anywhere
     tidy(ax, x="attack", y="AUC (0.5 is guessing)")
     return figure
@@ -103,7 +103,7 @@ def growth(rows: Sequence[Mapping[str, Any]], least: float) -> Figure:
 
     Args:
         rows: of metric ``mia_auc_by_shadows``, each with ``shadows``, and ``mia_auc_by_epochs``, each with ``epochs``.
-        least: the smallest AUC that all shadows could have told from guessing.
+        least: the smallest AUC that all shadows would tell from guessing four times in five.
     """
     figure, axes = new_figure(2, width=4.6, height=3.8, sharey=True)
     for ax, by, x in zip(axes, ("shadows", "epochs"), ("shadow models a target", "epochs of training"), strict=True):
@@ -114,10 +114,10 @@ def growth(rows: Sequence[Mapping[str, Any]], least: float) -> Figure:
             ends = [value - [r["low"] for r in points], np.array([r["high"] for r in points]) - value]
             ax.errorbar(
                 [r[by] for r in points], value, yerr=ends, capsize=3, marker="o", ms=4, ls=_LINES[attack],
-                color=COLOURS[points[0]["model"]], label=ATTACKS[attack],
+                color=COLOURS[points[0]["model"]], label=ATTACK_NAMES[attack],
             )  # fmt: skip
         ax.axhline(0.5, color=COLOURS["chance"], ls=":", lw=1)
-        ax.axhline(least, color="#222222", ls="--", lw=0.8, label="smallest told from guessing")
+        ax.axhline(least, color="#222222", ls="--", lw=0.8, label="told from guessing 4 times in 5")
         ax.set_xscale("log", base=2)
         ticks = sorted({r[by] for r in found})
         ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -137,21 +137,20 @@ def frontier(rows: Sequence[Mapping[str, Any]], anchors: Sequence[tuple[str, flo
     figure, ax = new_figure(width=6.4, height=4)
     for style, model in zip(("-", "--", "-.", ":"), dict.fromkeys(r["model"] for r in rows), strict=False):
         points = sorted(find(rows, model=model, metric="accuracy"), key=lambda r: r["epsilon"])
-        x, y = [r["epsilon"] for r in points], np.array([r["value"] for r in points])
-        ends = [y - [r["low"] for r in points], np.array([r["high"] for r in points]) - y]
+        x, y, low, high = (np.array([r[part] for r in points]) for part in ("epsilon", "value", "low", "high"))
         ax.errorbar(
-            x, y, yerr=ends, capsize=3, marker=MARKERS.get(model, "o"), ls=style,
+            x, 100 * y, yerr=100 * np.stack([y - low, high - y]), capsize=3, marker=MARKERS.get(model, "o"), ls=style,
             color=COLOURS.get(model, COLOURS["dp"]), label=NAMES.get(model, model),
         )  # fmt: skip
     for name, epsilon, accuracy in anchors:
-        ax.plot(epsilon, accuracy, ls="", marker="*", ms=9, color=COLOURS["chance"])
-        ax.annotate(name, (epsilon, accuracy), xytext=(6, -9), textcoords="offset points", fontsize=8)
+        ax.plot(epsilon, 100 * accuracy, ls="", marker="*", ms=9, color=COLOURS["chance"])
+        ax.annotate(name, (epsilon, 100 * accuracy), xytext=(6, -9), textcoords="offset points", fontsize=8)
     ax.set_xscale("log")
     ticks = {f"{r['epsilon']:.2g}": r["epsilon"] for r in rows}  # those that read alike are one
     ax.set_xticks(list(ticks.values()), list(ticks))
     ax.minorticks_off()
     ax.legend(frameon=False)
-    tidy(ax, x=f"proved ε at δ = {rows[0]['delta']:g}", y="accuracy")
+    tidy(ax, x=f"proved ε at δ = {rows[0]['delta']:g}", y="accuracy (%)")
     return figure
 
 

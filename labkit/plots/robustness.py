@@ -133,7 +133,7 @@ def overfitting(histories: Mapping[tuple[str, float], Sequence[Any]]) -> Figure:
         robust = [100 * p.validation_robust for p in history]
         ax.plot(epochs, [100 * p.train_accuracy for p in history], ":", color=colour, label="trained on, clean")
         ax.plot(epochs, [100 * p.validation_accuracy for p in history], "--", color=colour, label="validation, clean")
-        ax.plot(epochs, robust, "-", color=colour, label="validation, PGD-10")
+        ax.plot(epochs, robust, "-", color=colour, label="validation, every step of PGD-10")
         best = max(range(len(robust)), key=robust.__getitem__)
         ax.plot(epochs[best], robust[best], "o", color=colour, ms=7, markerfacecolor="white", label="highest")
         tidy(ax, x="epoch", y="accuracy (%)" if ax in axes[:, 0] else "", title=label(model, radius))

@@ -6,7 +6,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): told apart under all common colour-vision deficiencies.
+# The first six after Okabe and Ito (2008), told apart under all common colour-vision deficiencies. No palette does that
+# for eleven: the others differ in lightness, and markers tell them too.
 COLOURS = {
     "standard": "#0072B2",
     "pgd": "#D55E00",
@@ -18,8 +19,7 @@ COLOURS = {
     "ibp": "#5B3A8C",
     "mtl_ibp": "#AA0055",
     "dp_pgd": "#7A3B2E",
-    "scattering": "#4D9221",
-    "gan": "#8C6D1F",
+    "scattering": "#8C6D1F",
     "chance": "#777777",
 }
 MARKERS = {
@@ -34,7 +34,6 @@ MARKERS = {
     "mtl_ibp": "p",
     "dp_pgd": "<",
     "scattering": ">",
-    "gan": "X",
 }
 NAMES = {
     "standard": "Standard",
@@ -48,10 +47,9 @@ NAMES = {
     "mtl_ibp": "MTL-IBP",
     "dp_pgd": "DP-SGD with PGD",
     "scattering": "DP-SGD on scattering features",
-    "gan": "GAN",
 }
 
-ATTACKS = {  # by the name that rows carry
+ATTACK_NAMES = {  # by the name that rows carry
     "fgsm": "FGSM",
     "pgd": "PGD",
     "pgd_strong": "strong PGD",

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from labkit.membership import HEADLINE
-from labkit.plots.style import ATTACKS, COLOURS, MARKERS, NAMES, new_figure, tidy
+from labkit.plots.style import ATTACK_NAMES, COLOURS, MARKERS, NAMES, new_figure, tidy
 from labkit.results import find
 
 
@@ -18,13 +18,12 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
 
     Args:
         rows: as dicts; of each model one ``accuracy``, one ``robust_accuracy``, one ``mia_auc``; and of the controls of
-            some (``control_of``) the same with ``control_`` before it. These are hollow, in the shape of what they
-            are beside.
+            some (``control_of``) the same with ``control_`` before it, and whether they are the ``same`` models as the
+            standard ones. These are hollow, in the shape of what they are beside.
     """
     figure, (left, right) = new_figure(2, width=5.4, height=4.2)
     models = list(dict.fromkeys(r["model"] for r in rows))
     controls = find(rows, metric="control_accuracy")
-    standard = find(rows, model="standard", metric="accuracy")[-1]["value"]
     for ax, metric, scale in ((left, "robust_accuracy", 100), (right, "mia_auc", 1)):
         places = {}
         for model in models:
@@ -34,7 +33,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
             like = x["control_of"]
             y = find(rows, metric=f"control_{metric}", control_of=like)[-1]
             name = f"{NAMES['standard']}, trained as long as {NAMES[like]}"
-            name += " (the same models)" if x["value"] == standard else ""
+            name += " (the same models)" if x["same"] else ""
             _point(ax, x, y, scale, "standard", marker=MARKERS[like], ms=7, mfc="white", label=name)
         ax.margins(x=0.22, y=0.15)
         ax.autoscale_view()  # which is put off otherwise, and places in the picture are asked for
@@ -48,7 +47,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], eps: float) -> Figure:
     tidy(
         left, x="clean accuracy (%)", y=f"accuracy under strong PGD, eps {eps:g} (%)", title="Robustness (up is better)"
     )
-    tidy(right, x="clean accuracy (%)", y=f"AUC of {ATTACKS[HEADLINE]}", title="Leakage (down is better)")
+    tidy(right, x="clean accuracy (%)", y=f"AUC of {ATTACK_NAMES[HEADLINE]}", title="Leakage (down is better)")
     return figure
 
 

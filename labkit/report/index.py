@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from labkit.membership import HEADLINE
-from labkit.plots.style import ATTACKS, COLOURS, NAMES
+from labkit.plots.style import ATTACK_NAMES, COLOURS, NAMES
 from labkit.progress import duration
 from labkit.report.chapter import Chapter
 from labkit.report.render import templates
@@ -53,7 +53,7 @@ class Column:
 class Cell:
     value: str
     interval: str
-    best: bool  # or not told apart from the best: their intervals overlap
+    best: bool  # or its interval meets the best one's
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _condition(
 ) -> str:
     parts = []
     if attack:
-        parts.append(ATTACKS.get(attack, attack) + (f"-{steps}" if steps else ""))
+        parts.append(ATTACK_NAMES.get(attack, attack) + (f"-{steps}" if steps else ""))
         if restarts and restarts > 1:
             parts[-1] += f" × {restarts}"
     if eps is not None:

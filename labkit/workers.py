@@ -28,7 +28,7 @@ PIECE = 64  # images a core computes at once: what fits its cache in float32
 LEAST = 16  # images below which a piece is not worth a core
 GPU_CHUNK = 4096  # images a GPU computes at once, if its memory holds them
 FEW = 512  # images for which its memory is not asked: that takes as long as a small network does
-IMAGE_BYTES = 1 << 20  # what one of them takes, rather less: intervals, or a gradient of its own (measured: 0.6 MiB)
+IMAGE_BYTES = 3 << 19  # what one of them takes, rather less (measured, in MiB: bounds or gradients 0.6, scattering 1.2)
 MOST_THREADS = 16  # beyond, the interpreter's lock is the limit
 
 Item = TypeVar("Item")

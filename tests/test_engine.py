@@ -490,7 +490,7 @@ def test_pieces_cover_all_and_keep_the_cores_even(n):
         assert min(lengths) >= LEAST
 
 
-@pytest.mark.parametrize(("free", "first"), [(80 << 30, 4096), (3 << 30, 2048), (17 << 20, 16), (0, 1)])
+@pytest.mark.parametrize(("free", "first"), [(80 << 30, 4096), (3 << 30, 2048), (25 << 20, 16), (0, 1)])
 def test_chunks_of_images_fit_free_memory(free, first, monkeypatch):
     monkeypatch.setattr("labkit.workers.free_memory", lambda device: free)
     lengths = spread(lambda part: part.stop - part.start, 5000, GPU)

@@ -14,6 +14,7 @@ from labkit.data import Split
 from labkit.features import ODD, described, noise_images, whitening
 from labkit.scattering import Scattering
 from labkit.store import Store
+from labkit.workers import IMAGE_BYTES
 
 TRANSFORM = Scattering(order=1, orientations=4)  # 9 channels
 
@@ -107,6 +108,13 @@ class Held(TorchDispatchMode):
                 weakref.finalize(storage, self.sizes.pop, storage._cdata, None)
         self.most = max(self.most, sum(self.sizes.values()))
         return found
+
+
+def test_the_features_of_an_image_take_no_more_than_it_is_planned_with():
+    described(split(1), frontier.TRANSFORM, frontier.GROUPS)  # makes the filters
+    with Held() as held:
+        described(split(15), frontier.TRANSFORM, frontier.GROUPS)  # one piece, so this thread's
+    assert IMAGE_BYTES / 2 < held.most / 15 < IMAGE_BYTES
 
 
 def test_of_all_images_features_there_are_two_copies_at_a_time(tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from labkit.plots.style import COLOURS, NAMES, label, new_figure, tidy
 from labkit.results import find
 
 WRONG, STANDS = "#bbbbbb", "#1b1b1b"
-LEAST = 10  # images of a class: a share of fewer says nothing
 
 
 def taken(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str], eps: float) -> Figure:
@@ -87,10 +86,10 @@ def distances(found: Mapping[tuple[str, float | None], Tensor], radii: Sequence[
 
 
 def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: float) -> Figure:
-    """Accuracy under attack by true class: models down, classes and their number of images across; blank where few.
+    """Accuracy under attack by true class: models down, classes and their number of images across.
 
     Args:
-        rows: as dicts; ``class_robust_accuracy`` with ``true_class``.
+        rows: as dicts; ``class_robust_accuracy`` with ``true_class``. A class that is not there stays blank.
         classes: names, by label.
         eps: radius.
     """
@@ -100,8 +99,8 @@ def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: flo
     for i, (model, radius) in enumerate(lines):
         for j, name in enumerate(classes):
             found = find(rows, model=model, train_eps=radius, true_class=name)
-            grid[i, j] = 100 * found[0]["value"] if found and found[0]["n"] >= LEAST else np.nan
-    n = {name: next((r["n"] for r in find(rows, true_class=name)), 0) for name in classes}  # images
+            grid[i, j] = 100 * found[0]["value"] if found else np.nan
+    n = {name: max((r["n"] for r in find(rows, true_class=name)), default=0) for name in classes}  # images
     figure, ax = new_figure(width=9, height=1.3 + 0.38 * len(lines))
     sns.heatmap(
         grid, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", annot_kws={"fontsize": 8},

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labkit.attacks.promises import check
+from labkit.attacks.promises import check, check_classes
 from labkit.workers import spread
 
 MONOTONE = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
@@ -53,6 +53,9 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
     layers = passed(deepcopy(model).double().eval())
     if not _is(layers[-1], nn.Linear):
         raise TypeError(f"the last layer is {layers[-1]}: it must be nn.Linear; give the model a method layers()")
+
+    if len(images):
+        check_classes(layers[-1].out_features, labels)
 
     def proved(part: slice) -> Tensor:
         with torch.no_grad():  # a thread's own state

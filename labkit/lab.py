@@ -16,14 +16,15 @@ from labkit import data, device, display, generative, mixture
 from labkit.attacks import Attack
 from labkit.canaries import Planted, mislabelled
 from labkit.frontier import Frontier, frontiers
+from labkit.identity import described
 from labkit.membership import halves
 from labkit.mixture import Candidate, MixtureClassifier
 from labkit.paramfiles import declared
-from labkit.params import ParameterError, Params, validate
+from labkit.params import ParameterError, Params, mixture_problems, validate
 from labkit.progress import progress
 from labkit.record import Record
 from labkit.results import Check, row
-from labkit.robustness import Measure, Survival, described, measured, survive
+from labkit.robustness import Measure, Survival, measured, survive
 from labkit.store import Store
 from labkit.training import DEFENCES, LARGE, REGIMES, Ensemble, Recipe, at_epsilon, milestones, train
 from labkit.workers import share
@@ -40,7 +41,13 @@ def open_lab(namespace: dict[str, Any] | None = None, **parameters: Any) -> Lab:
         ParameterError: with every problem there is.
     """
     given = declared(namespace) if namespace is not None else {}
-    return Lab(validate(given | parameters, "this notebook's parameters" if namespace else "parameters"))
+    source = "this notebook's parameters" if namespace else "parameters"
+    lab = Lab(validate(given | parameters, source))
+    if {"gmm_components", "gmm_pca_dim"} & (given | parameters).keys():  # there may be fewer images than were asked for
+        p = lab.params
+        if problems := mixture_problems(p.gmm_components, p.gmm_pca_dim, len(lab.data.train)):
+            raise ParameterError(problems, source)
+    return lab
 
 
 class Lab(Record):

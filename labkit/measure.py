@@ -122,8 +122,8 @@ def utility(model: str, logits: Tensor, labels: Tensor, **facts: Any) -> list[Ro
     if len(logits) > 1:
         loss_row = mean(model, "loss", per_model, n=len(labels), **facts)
     else:
-        half = stats.norm.ppf(0.5 + LEVEL / 2) * loss.std().item() / loss.numel() ** 0.5
-        bounds = (per_model[0] - half, per_model[0] + half)
+        half = stats.norm.ppf(0.5 + LEVEL / 2) * loss.std().item() / loss.numel() ** 0.5 if loss.numel() > 1 else None
+        bounds = half and (per_model[0] - half, per_model[0] + half)
         loss_row = row(model, "loss", per_model[0], bounds, n=loss.numel(), interval="normal", **facts)
     return [fraction(model, "accuracy", right, **facts), loss_row]
 

@@ -6,11 +6,8 @@ an hour is not done twice, and a run that is killed goes on with the next model.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from labkit.attacks import Attack, correct, evaluate, pgd
 from labkit.attacks.promises import outputs
 from labkit.device import generator, numerics
+from labkit.identity import classes, described, fingerprint, home
 from labkit.progress import Bar, Tick, unseen
 from labkit.store import Store, checksum, code_version
 
@@ -109,7 +107,7 @@ def _behind(
     bar: Bar,
 ) -> Survival:
     """Of M models, each behind one face; the images that are ``standing``, bool [M, N], are attacked."""
-    homes = sorted({_home(attack) for attack in attacks.values()})
+    homes = sorted({home(attack) for attack in attacks.values()})
     keys = [
         {
             "model": fingerprint(model),
@@ -117,7 +115,7 @@ def _behind(
             "images": checksum(images, labels, chosen),
             "eps": eps,
             **numerics(images.device),
-            "code": code_version(__name__, *_classes(model), *homes),
+            "code": code_version(__name__, *classes(model), *homes),
         }
         for model, chosen in zip(models, standing, strict=True)
     ]
@@ -163,7 +161,7 @@ def measured(
             "measure": described(measure),
             "images": shown,
             **numerics(images.device),
-            "code": code_version(__name__, *_classes(model), _home(measure)),
+            "code": code_version(__name__, *classes(model), home(measure)),
         }
         for model in models
     ]
@@ -202,56 +200,3 @@ def steadiness(model: nn.Module, images: Tensor, labels: Tensor, *, scale: float
         noise = torch.randn(images.shape, generator=draw, device=images.device)
         right += correct(model, (images + scale * noise).clamp(0, 1), labels).float()
     return right / queries
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Checksum of a model: its layers as they print, every number that it or a part of it holds, and the source of
-    classes that are neither torch's nor labkit's (not of what these call).
-
-    Raises:
-        ValueError: a class whose source is not to be found: another could be taken for it.
-    """
-    head, tensors = [repr(model)], []
-    for name, part in model.named_modules():
-        own = {key: value for key, value in sorted(vars(part).items()) if key != "training"}  # attacks use eval mode
-        plain = {key: value for key, value in own.items() if isinstance(value, int | float | str)}
-        head.append(f"{name} {type(part).__qualname__} {plain} {_written(type(part))}")
-        tensors += [value for value in own.values() if isinstance(value, Tensor)]
-    state = model.state_dict()
-    return checksum(*(state[name] for name in sorted(state)), *tensors, head="\n".join(head))
-
-
-def _written(kind: type[nn.Module]) -> str:
-    """The source of a user's class; nothing of torch's and labkit's, which are in the key otherwise."""
-    if kind.__module__.partition(".")[0] in ("torch", "labkit"):
-        return ""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        raise ValueError(f"{kind}: its source is not to be found; put it into a file, it is part of the key") from None
-
-
-def _classes(model: nn.Module) -> list[str]:
-    """The modules of labkit in which the model's classes are defined."""
-    return sorted({home for part in model.modules() if (home := type(part).__module__).startswith("labkit.")})
-
-
-def _home(function: Attack | Measure) -> str:
-    """The module that a function, or a partial of one, comes from."""
-    return _home(function.func) if isinstance(function, partial) else function.__module__
-
-
-def described(function: Attack | Measure) -> dict[str, Any]:
-    """An attack's, or a measure's, name and settings.
-
-    Raises:
-        ValueError: a function without a name of its own, or settings without theirs: another could be taken for it.
-    """
-    settings: dict[str, Any] = {}
-    while isinstance(function, partial):
-        if function.args:
-            raise ValueError(f"{function}: name its settings, {function.args} is part of the store's key")
-        function, settings = function.func, {**function.keywords, **settings}
-    if "<" in function.__qualname__ or function.__module__ == "__main__":
-        raise ValueError(f"{function}: put it into a module, under a name; its source is part of the store's key")
-    return {"function": f"{function.__module__}.{function.__qualname__}", **settings}

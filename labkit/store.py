@@ -255,7 +255,7 @@ class Store:
                 return None
         try:
             told = json.loads(note)
-            if hashlib.sha256(content).hexdigest() != told["sha256"]:
+            if self._path(path.parent.name, told["key"]) != path or _sum(content, told) != told["sha256"]:
                 raise ValueError("its checksum does not match")
             return parse_tensors(content), told["facts"]
         except (ValueError, KeyError, TypeError) as error:
@@ -263,12 +263,18 @@ class Store:
 
     def _write(self, path: Path, tensors: Tensors, note: dict) -> None:
         content = serialise_tensors(tensors)
-        note = {**note, "sha256": hashlib.sha256(content).hexdigest()}
+        note = {**note, "sha256": _sum(content, note)}
         for stray in path.parent.glob(f".{path.stem}.*"):  # of a run that was killed while it wrote
             stray.unlink(missing_ok=True)
         # The sidecar goes last: an entry counts only when both are there.
         write_whole(path, content)
         write_whole(path.with_suffix(".json"), json.dumps(note, indent=1, sort_keys=True).encode())
+
+
+def _sum(content: bytes, note: Mapping[str, Any]) -> str:
+    """Checksum of an entry's tensors, and of its key and facts as they are read back."""
+    told = json.dumps({part: note[part] for part in ("key", "facts")}, sort_keys=True)
+    return hashlib.sha256(hashlib.sha256(content).digest() + told.encode()).hexdigest()
 
 
 def write_whole(path: Path, content: bytes) -> None:

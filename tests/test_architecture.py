@@ -12,7 +12,7 @@ from labkit import store
 
 FLOORS = [
     ["params", "paramfiles", "device", "intervals", "store", "results", "networks", "workers", "progress", "published"],
-    ["attacks", "bounds", "data", "scattering", "features"],
+    ["identity", "attacks", "bounds", "data", "scattering", "features"],
     ["mixture", "membership", "training", "canaries", "generative"],
     ["measure", "plots", "robustness", "frontier"],
     ["display"],

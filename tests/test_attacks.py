@@ -256,6 +256,29 @@ def test_attacks_leave_the_images_graph_and_the_threads_precision(name):
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("correct", "evaluate")])
+def test_where_nothing_has_a_gradient_no_image_stands_for_that(name):
+    x, y = images(4), torch.arange(4)
+    with torch.inference_mode(), pytest.raises(ValueError, match="nothing has a gradient"):
+        EVERY[name](small_cnn(), x, y)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "evaluate"])
+def test_a_model_that_computes_in_float64_is_attacked_as_another(name):
+    class Precise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_cnn().double()
+
+        def forward(self, x):
+            return self.inner(x.double())
+
+    x, y = images(20), torch.arange(20) % 10
+    found, usual = (EVERY[name](model, x, y) for model in (Precise(), small_cnn()))
+    assert found.dtype == usual.dtype
+    assert (found != usual).double().mean() < 0.05
+
+
 def test_a_model_without_gradients_is_left_to_the_attack_that_needs_none():
     class Stairs(nn.Module):
         def forward(self, x):

@@ -298,6 +298,16 @@ def test_the_euclidean_ball_is_respected(attack, eps, seed):
     assert found.max() <= 1
 
 
+@pytest.mark.parametrize("attack", [partial(pgd, steps=2), partial(apgd, steps=2), partial(apgd_targeted, steps=9)])
+def test_in_half_precision_a_model_without_slopes_makes_no_image_a_number(attack):
+    class Flat(nn.Module):
+        def forward(self, x):
+            return 0 * x.flatten(1)[:, :4]
+
+    x, y = images(3).half(), torch.zeros(3, dtype=torch.long)
+    assert attack(Flat(), x, y, 0.1, norm="l2").isfinite().all()
+
+
 def test_pgd_in_the_euclidean_norm_finds_a_linear_models_worst_case():
     model = Linear(2)
     x = 0.5 + 0.2 * (images(50) - 0.5)  # the box is out of reach

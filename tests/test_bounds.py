@@ -150,6 +150,15 @@ def test_a_leaky_slope_s_rounding_is_covered():
     assert torch.equal(widened, FLOAT32 * layer(x).abs())
 
 
+def test_classes_that_do_not_fit_are_refused():
+    x = torch.rand(2, 1, 2, 2, generator=gen())
+    for classes, problem in ((3, "a label is 7, but the model has 3 classes"), (1, "the model has 1 class")):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, classes))
+        with pytest.raises(ValueError, match=problem):
+            certified(model, x, torch.tensor([0, 7 if classes > 1 else 0]), 0.1)
+        assert len(certified(model, x[:0], torch.tensor([], dtype=torch.long), 0.1)) == 0
+
+
 def test_a_radius_in_grey_levels_is_refused():
     with pytest.raises(ValueError, match="divide by 255"):
         certified(build(0), torch.rand(1, 1, 28, 28), torch.tensor([0]), 8)

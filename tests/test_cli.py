@@ -28,6 +28,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+ROW = {"model": "pgd", "metric": "accuracy"}
+
+
 def labkit_(*arguments: str) -> click.testing.Result:
     return click.testing.CliRunner().invoke(cli, arguments, prog_name="labkit")
 
@@ -240,7 +243,12 @@ def test_a_report_compared_with_itself_has_nothing_apart(troubled: Made):
     assert f"{len(troubled.summary['rows'])} rows compared, 0 with intervals apart" in result.output
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 2, "rows": []}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"schema": 2, "rows": []}', "\x00", '{"a":' * 5000]
+    + [json.dumps({"schema": 1, "rows": [row]}) for row in (3, ROW, ROW | {"value": "0.5"}, {"value": 0.5})]
+    + [json.dumps({"schema": 1, "rows": [], "provenance": None})],
+)
 def test_compare_refuses_what_is_no_summary(tmp_path: Path, content: str):
     path = tmp_path / "summary.json"
     path.write_text(content)

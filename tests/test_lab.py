@@ -63,6 +63,16 @@ def test_every_problem_of_the_cell_is_listed(shell: InteractiveShell) -> None:
     assert str(caught.value).startswith("3 problems in this notebook's parameters:")
 
 
+def test_mixtures_that_the_images_at_hand_do_not_bear_are_refused_at_once(shell: InteractiveShell) -> None:
+    """There are 60 000 images of FashionMNIST, and fewer of the digits."""
+    with pytest.raises(ParameterError, match="gmm_components: K = 150 may be more than a class has images"):
+        run(shell, "# Parameters\ndataset = 'digits'\ntrain_size = None\ngmm_components = [1, 150]", OPEN)
+
+
+def test_who_names_no_mixture_is_not_told_of_any(shell: InteractiveShell) -> None:
+    assert run(shell, "# Parameters\ndataset = 'digits'\ntrain_size = 200", OPEN).params.train_size == 200
+
+
 def test_variables_of_other_cells_are_left_alone(shell: InteractiveShell) -> None:
     assert run(shell, "helper = 3\nepoch = 7", f"# Parameters\n{SMALL}", OPEN).params.train_size == 1000
 

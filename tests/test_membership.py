@@ -524,7 +524,7 @@ def test_what_cannot_be_scored_is_named(attack):
         with pytest.raises(ValueError, match="one label an image"):
             attack(logits, wrong, members, 0)
     logits[2, 7] = torch.nan
-    with pytest.raises(ValueError, match="1 images have scores that are NaN"):
+    with pytest.raises(ValueError, match="1 images have scores that are not finite"):
         attack(logits, labels, members, 0)
 
 

@@ -386,6 +386,18 @@ def digits():
     return images[:1200], torch.tensor(data.target[:1200]), images[1200:], torch.tensor(data.target[1200:])
 
 
+def test_in_float32_a_density_is_as_exact_as_its_differences():
+    """Of squares that are multiplied out little is left where a component is narrow and far from the others."""
+    rng = np.random.default_rng(0)
+    means = torch.tensor(rng.uniform(0, 1, (2, 3, 700)))
+    factor = torch.tensor(10 ** rng.uniform(0, 3, (2, 3, 700)))
+    x = means[0, 1] + torch.tensor(rng.normal(0, 1e-3, (1, 5, 700)))
+    exact, found = (
+        FORMS["diag"].log_density(*(part.to(d) for part in (x, means, factor))) for d in (torch.double, torch.float)
+    )
+    torch.testing.assert_close(found[0, :, 1].double(), exact[0, :, 1], rtol=1e-5, atol=0.05)
+
+
 def test_classifies_images_and_their_module_agrees(digits):
     images, labels, test_images, test_labels = digits
     found = MixtureClassifier(2, "full", pca_dim=20, shrinkage=10).fit(images, labels)

@@ -190,14 +190,14 @@ def test_a_report_that_is_killed_while_it_replaces_another_leaves_nothing_for_go
         (folder / name).write_text("old")
     (folder / "summary.json").write_text(json.dumps({"provenance": {"files": ["07_x.html", "figures/old.png"]}}))
 
-    def stage(where: Path) -> Path:
-        for name in ("index.html", "01_utility.html", "figures/new.png", "summary.json"):
+    def stage(where: Path, figure: str) -> Path:
+        for name in ("index.html", "01_utility.html", figure, "summary.json"):
             (where / name).parent.mkdir(parents=True, exist_ok=True)
-            (where / name).write_text('{"provenance": {"files": ["01_utility.html", "figures/new.png"]}}')
+            (where / name).write_text(json.dumps({"provenance": {"files": ["01_utility.html", figure]}}))
         return where
 
     moves, replace = [], os.replace
-    for least in range(5):
+    for least in range(6):
 
         def killed(source: Path, target: Path, least: int = least) -> None:
             moves.append(target.name)
@@ -207,10 +207,10 @@ def test_a_report_that_is_killed_while_it_replaces_another_leaves_nothing_for_go
 
         monkeypatch.setattr(os, "replace", killed)
         with suppress(KeyboardInterrupt):
-            publish(stage(tmp_path / f"staged {least}"), folder)
+            publish(stage(tmp_path / f"staged {least}", f"figures/{least}.png"), folder)
         moves.clear()
     monkeypatch.setattr(os, "replace", replace)
-    publish(stage(tmp_path / "last"), folder)
+    publish(stage(tmp_path / "last", "figures/new.png"), folder)
     left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert left == {"index.html", "01_utility.html", "figures/new.png", "summary.json"}
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_put_in_place_is_kept(tmp_path: Path):
     (kept,) = folder.glob("unpublished-*")
     assert str(kept) in str(told.value)
     assert {p.name for p in kept.iterdir()} == {"03_privacy.html", "index.html"}
-    assert {p.name for p in folder.iterdir()} == {"01_utility.html", "03_privacy.html", kept.name}
+    assert {p.name for p in folder.iterdir()} == {"01_utility.html", "03_privacy.html", ".publishing.json", kept.name}
     with staging(folder):  # as the next run does
         assert kept.exists()
 

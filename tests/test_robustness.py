@@ -3,14 +3,17 @@
 import importlib
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from labkit import attacks, generative, robustness
 from labkit.generative.cvae import cross_entropy, kl_divergence
 from labkit.generative.networks import CVAE
-from labkit.robustness import STANDS, Survival, described, fingerprint, measured, survive
+from labkit.identity import described, fingerprint
+from labkit.robustness import STANDS, Survival, measured, survive
 from labkit.store import Store, sources
 
 
@@ -182,11 +185,55 @@ class Times(nn.Module):
         return self.factor * x
 
 
-@pytest.mark.parametrize("other", [-1, torch.tensor(2.0), True])
+def twice(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    "other", [-1, torch.tensor(2.0), True, (1.0,), [-1.0], {"by": 2}, np.ones(2), twice, partial(twice), nn.ReLU]
+)
 def test_a_fingerprint_looks_into_every_part(other):
     first, second = (nn.Sequential(nn.Flatten(), Times(factor)) for factor in (torch.tensor(1.0), other))
     assert fingerprint(first) != fingerprint(second)
     assert fingerprint(second) == fingerprint(nn.Sequential(nn.Flatten(), Times(other)))
+
+
+def scaled(by):
+    return lambda x: by * x
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ((1.0,), (-1.0,)),
+        ({"by": 1}, {"by": 2}),
+        (np.zeros(3), np.ones(3)),
+        (scaled(1), scaled(2)),
+        (F.relu, F.gelu),
+        (partial(twice), twice),
+        ([nn.Linear(2, 2)], [nn.Linear(2, 2)]),
+    ],
+)
+def test_a_fingerprint_looks_into_what_a_part_holds(one, another):
+    assert fingerprint(Times(one)) != fingerprint(Times(another))
+
+
+def test_a_fingerprint_sees_buffers_that_are_not_saved():
+    found = []
+    for value in (1.0, 2.0):
+        model = nn.Flatten()
+        model.register_buffer("scale", torch.tensor(value), persistent=False)
+        found.append(fingerprint(model))
+    assert found[0] != found[1]
+
+
+def test_what_a_fingerprint_cannot_tell_is_an_error():
+    with pytest.raises(ValueError, match="factor: what a Generator holds cannot be told"):
+        fingerprint(Times(torch.Generator()))
+    hooked = nn.Flatten()
+    hooked.register_forward_hook(lambda module, x, y: -y)
+    with pytest.raises(ValueError, match="has forward_hooks, which may change its answers"):
+        fingerprint(hooked)
 
 
 def test_a_fingerprint_is_of_the_source_of_a_user_s_class(tmp_path, monkeypatch):

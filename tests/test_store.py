@@ -105,6 +105,11 @@ DAMAGES = {
     "note without checksum": (".json", lambda path: path.write_text("{}")),
     "note of another form": (".json", lambda path: path.write_text("[1]")),
     "note null": (".json", lambda path: path.write_text("null")),
+    "a fact changed": (
+        ".json",
+        lambda path: path.write_text(path.read_text().replace('"facts": {', '"facts": {"x": 1, ')),
+    ),
+    "another's key": (".json", lambda path: path.write_text(path.read_text().replace('"key": {', '"key": {"x": 1, '))),
 }
 
 

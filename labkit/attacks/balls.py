@@ -86,14 +86,14 @@ class L2:
 
     def project(self, x: Tensor) -> Tensor:
         change = x - self.images
-        shrink = (self.eps / self.length(change).clamp(min=TINY)).clamp(max=1)
+        shrink = (self.eps / _positive(self.length(change))).clamp(max=1)
         return (self.images + change * _wide(shrink, x)).clamp(0, 1)
 
     @staticmethod
     def steepest(gradient: Tensor) -> Tensor:
         # The squares of what a sure model leaves of a gradient would underflow.
         gradient = gradient / _wide(Linf.length(gradient), gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
-        return gradient / _wide(L2.length(gradient).clamp(min=TINY), gradient)
+        return gradient / _wide(_positive(L2.length(gradient)), gradient)
 
     @staticmethod
     def length(change: Tensor) -> Tensor:
@@ -112,6 +112,11 @@ def around(images: Tensor, eps: float, norm: str) -> Ball:
     if norm not in BALLS:
         raise ValueError(f"norm = {norm!r} is unknown; there are {', '.join(BALLS)}")
     return BALLS[norm](images, eps)
+
+
+def _positive(lengths: Tensor) -> Tensor:
+    """Lengths to divide by: none is 0, in half precision neither."""
+    return lengths.clamp(min=max(TINY, torch.finfo(lengths.dtype).tiny))
 
 
 def _wide(numbers: Tensor, like: Tensor) -> Tensor:

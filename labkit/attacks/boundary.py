@@ -129,7 +129,7 @@ def _walk(
             break
         loss = partial(targeted_margin, labels=of.labels, targets=of.targets)
         _, value, gradient = slope(model, of.x, loss)
-        x = _project(of.x, of.images, value, gradient)
+        x = _project(of.x, of.images, value.to(of.x.dtype), gradient)  # a model may compute in another
         with torch.no_grad():
             crossed = ~hits(model(x), of.labels)
         length = Linf.length(x - of.images)

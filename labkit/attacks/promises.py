@@ -93,6 +93,8 @@ def rivals(model: nn.Module, images: Tensor, labels: Tensor, most: int) -> Tenso
 
 def check(images: Tensor, labels: Tensor, eps: float, norm: str = "linf") -> None:
     """Raises ValueError where an attack could not mean anything."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("under torch.inference_mode() nothing has a gradient; use torch.no_grad()")
     if norm == "linf" and not 0 <= eps <= 1:
         raise ValueError(f"eps = {eps} must lie in [0, 1], the range of pixels; divide by 255 if it counts grey levels")
     if not (math.isfinite(eps) and eps >= 0):

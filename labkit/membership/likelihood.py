@@ -53,7 +53,7 @@ def likelihood_ratio(signal: Tensor, members: Tensor, target: int, *, spread: Sp
     Raises:
         ValueError: shapes that do not fit, or no image at all that some shadows saw and others did not.
     """
-    signal = signal[..., None] if signal.ndim == 2 else signal
+    signal = (signal[..., None] if signal.ndim == 2 else signal).double()
     shadows, seen = others(signal, members, target)  # [K, N, Q], [K, N]
     ratio = _log_density(signal[target], shadows, seen, spread) - _log_density(signal[target], shadows, ~seen, spread)
     return torch.where(comparable(seen), ratio, 0.0)
@@ -70,7 +70,7 @@ def surprise(signal: Tensor, members: Tensor, target: int, *, spread: Spread = b
         [N] float64, standard deviations above the mean of OUT shadows; ranks as the paper's 1 - p-value does. 0 for an
         image without OUT shadows.
     """
-    signal = signal.mean(2) if signal.ndim == 3 else signal
+    signal = (signal.mean(2) if signal.ndim == 3 else signal).double()
     shadows, seen = others(signal, members, target)  # [K, N] each
     mean, squares, freedom = _moments(shadows[..., None], ~seen)
     std = spread(squares, freedom)[:, 0, 0].sqrt().clamp(min=1e-6)  # [N] or [1]

@@ -10,7 +10,8 @@ def others(signal: Tensor, members: Tensor, target: int) -> tuple[Tensor, Tensor
     """The rows other than the target's, of a signal [M, N, ...] and of members [M, N]: [M-1, N, ...] and [M-1, N].
 
     Raises:
-        ValueError: shapes that do not fit, NaN, or no image that some shadows saw and others did not.
+        ValueError: shapes that do not fit, scores that are not finite, or no image that some shadows saw and others did
+            not.
     """
     if members.dtype != torch.bool or members.ndim != 2 or signal.shape[:2] != members.shape:
         raise ValueError(
@@ -19,8 +20,8 @@ def others(signal: Tensor, members: Tensor, target: int) -> tuple[Tensor, Tensor
         )
     if not 0 <= target < len(members):
         raise ValueError(f"target = {target} is none of the {len(members)} models")
-    if strange := int(signal.isnan().reshape(*members.shape, -1).any(2).any(0).sum()):
-        raise ValueError(f"{strange} images have scores that are NaN; a model with NaN logits cannot be attacked")
+    if strange := int((~signal.isfinite()).reshape(*members.shape, -1).any(2).any(0).sum()):
+        raise ValueError(f"{strange} images have scores that are not finite; look at the models' logits")
     chosen = torch.arange(len(members), device=signal.device) != target
     seen = members.to(signal.device)[chosen]
     if not comparable(seen).any():

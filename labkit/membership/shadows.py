@@ -20,9 +20,9 @@ from labkit.membership.signals import probability
 def rmia(logits: Tensor, labels: Tensor, members: Tensor, target: int, *, gamma: float = 1.0) -> Tensor:
     """Robust membership inference, online: Zarifzadeh, Liu and Shokri (2024), section 3.
 
-    The image's likelihood ratio p(x | target) / p(x) is compared with those of the pool's other images z:
-    the score is the fraction of z that x beats by ``gamma``. p(x) is the mean over shadows, half of it from
-    those that saw x and half from those that did not. Of several queries the probabilities are averaged.
+    The image's likelihood ratio p(x | target) / p(x) is compared with those of the pool's images z, itself among them:
+    the score is the fraction of z that x beats by ``gamma``, or is level with. p(x) is the mean over shadows, half of
+    it from those that saw x and half from those that did not. Of several queries the probabilities are averaged.
 
     Args:
         logits: [M, N, C] of all models on the pool, or [M, N, Q, C] of Q queries of each image.
@@ -83,6 +83,7 @@ def calibrated(logits: Tensor, labels: Tensor, members: Tensor, target: int) -> 
 
 def easier(log_p: Tensor, members: Tensor, target: int) -> Tensor:
     """:func:`calibrated` from log-probabilities [M, N] of each image's class under each model; returns as it does."""
+    log_p = log_p.double()
     signal, seen = others(log_p, members, target)
     difficulty = (signal * ~seen).sum(0) / (~seen).sum(0).clamp(min=1)  # [N]
     return torch.where((~seen).any(0), log_p[target] - difficulty, 0.0)

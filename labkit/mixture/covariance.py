@@ -48,13 +48,12 @@ class Diagonal:
         return covariances.rsqrt()
 
     def log_density(self, x: Tensor, means: Tensor, factor: Tensor) -> Tensor:
-        """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]."""
-        precision = factor * factor  # [C, K, D]
-        origin = _middle(means)  # squares of what lies far from 0 would leave nothing of their differences
-        x, means = x - origin, means - origin
-        shift = (means * means * precision).sum(-1)[:, None]  # [C, 1, K]
-        square = (x * x) @ precision.mT - 2 * x @ (means * precision).mT + shift  # [C, N, K]
-        return factor.log().sum(-1)[:, None] - (square.clamp_min(0) + x.shape[-1] * math.log(2 * math.pi)) / 2
+        """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]; the memory of one component at a time."""
+        squares = []
+        for k in range(means.shape[1]):  # squares multiplied out would leave nothing of small differences
+            white = (x - means[:, k, None]) * factor[:, k, None]  # [C, N, D]
+            squares.append((white * white).sum(-1))  # [C, N]
+        return factor.log().sum(-1)[:, None] - (torch.stack(squares, -1) + x.shape[-1] * math.log(2 * math.pi)) / 2
 
     def log_prior(self, factor: Tensor, target: Tensor) -> Tensor:
         """log of an inverse-Wishart prior worth one point of covariance ``target`` [D], up to a constant: [C, K]."""
@@ -142,7 +141,7 @@ class Full:
 
     def log_density(self, x: Tensor, means: Tensor, factor: Tensor) -> Tensor:
         """log N(x | mean, covariance): x [C or 1, N, D] -> [C, N, K]; the memory of one component at a time."""
-        squares, origin = [], _middle(means)
+        squares, origin = [], _middle(means)  # products with what lies far from 0 would leave nothing of differences
         x, means = x - origin, means - origin
         for k in range(means.shape[1]):
             white = x @ factor[:, k] - means[:, k, None] @ factor[:, k]  # [C, N, D]

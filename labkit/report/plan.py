@@ -127,7 +127,10 @@ def _parameter_file(profile: str) -> Path:
 def _folder_problems(folder: Path, source: Path, pages: Sequence[str]) -> list[str]:
     if (folder / "notebooks").resolve() == source.resolve():
         return [f"--out {folder}: its notebooks folder is the one with the sources, which would be overwritten"]
-    there = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
+    try:
+        there = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
+    except OSError as error:  # its name is too long, say
+        return [f"--out {folder}: {error.strerror}; give another with --out DIR"]
     inner = [p for leaf in ("figures", "notebooks") if (p := folder / leaf).exists() or p.is_symlink()]
     problems = []
     for needed in (there, *inner):

@@ -16,11 +16,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from labkit.store import write_whole
+
 # What a report consists of; nothing else in its folder is ever removed.
 _OURS = re.compile(r"figures/[^/]+\.png|notebooks/[^/]+\.ipynb|\d+_[^/]+\.html|index\.html|summary\.json|results\.csv")
 
 
 _LAST = ("summary.json", "index.html")  # put in their places when all others are: what is a report's, and its face
+_UNDER_WAY = ".publishing.json"  # what a report that is being put in place brings, in a summary's form
 
 
 class Unpublished(Exception):
@@ -40,21 +43,32 @@ def staging(folder: Path) -> Iterator[Path]:
     for old in folder.glob(".staging-*"):
         with suppress(OSError, Timeout), FileLock(old / "lock", timeout=0):
             shutil.rmtree(old, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
-    lock = FileLock(place / "lock")
+    place, lock = _place(folder)
     try:
-        lock.acquire()
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
         lock.release()
 
 
+def _place(folder: Path) -> tuple[Path, FileLock]:
+    """A new place and its lock, taken; another one where a start that took it for a killed run's has removed it."""
+    while True:
+        place = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
+        lock = FileLock(place / "lock")
+        with suppress(FileNotFoundError):
+            lock.acquire()
+            if (place / "lock").exists():
+                return place, lock
+        lock.release()
+
+
 def publish(staged: Path, folder: Path) -> None:
     """Move everything under ``staged`` to ``folder``; before the last two files, remove what the old report left.
 
-    Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's. So
-    that list is replaced when they are gone: a run that is killed meanwhile leaves nothing that the next cannot remove.
+    Files of the old report are those that its ``summary.json`` lists, and only where their names are a report's. That
+    list is replaced when they are gone, and what is put in place stands in another one before: a run that is killed
+    meanwhile leaves nothing that the next cannot remove.
 
     An interrupt (SIGINT, SIGTERM) is not heeded meanwhile: it would leave half of one report and half of another.
 
@@ -62,9 +76,12 @@ def publish(staged: Path, folder: Path) -> None:
         Unpublished: a file cannot be put in its place. It and those that were to follow lie in a folder of their own,
             beside what was there and the files that had been put there already, or with the system's temporary files.
     """
-    old = _listed(folder / "summary.json")
+    old = _listed(folder / "summary.json") | _listed(folder / _UNDER_WAY)
     new = sorted(str(p.relative_to(staged)) for p in staged.rglob("*") if p.is_file())
+    listed = json.dumps({"provenance": {"files": sorted(old | set(new))}})
     with _deaf():
+        with suppress(OSError):  # nothing else can be put there either, which is told then
+            write_whole(folder / _UNDER_WAY, listed.encode())
         for name in new:
             if name not in _LAST:
                 _put(staged, folder, name)
@@ -77,6 +94,7 @@ def publish(staged: Path, folder: Path) -> None:
         for name in _LAST:
             if name in new:
                 _put(staged, folder, name)
+        (folder / _UNDER_WAY).unlink(missing_ok=True)
 
 
 def _put(staged: Path, folder: Path, name: str) -> None:

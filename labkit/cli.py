@@ -51,7 +51,11 @@ def report(params: str, out: Path | None, assignments: tuple[str, ...]) -> None:
         click.echo(f"labkit: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"labkit: {error}; nothing was published, the old report stands", err=True)
+        click.echo(
+            f"labkit: {error}; nothing was published, the old report stands. If a disk is full, make room, or give "
+            "another folder with --out DIR",
+            err=True,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo("labkit: interrupted; nothing was published, finished work stays in the store", err=True)

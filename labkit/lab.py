@@ -87,6 +87,11 @@ class Lab(Record):
             "opened": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
+    @property
+    def stride(self) -> float:
+        """Step of the stronger PGD attack, in radii: the weaker one's, unless that jumps from side to side."""
+        return min(2.5 / self.params.pgd_steps, 0.25)
+
     def generator(self, *names: object) -> torch.Generator:
         """A generator on the CPU for one purpose, from the run's seed."""
         return device.generator(self.params.seed, *names)

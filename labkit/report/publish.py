@@ -94,7 +94,8 @@ def publish(staged: Path, folder: Path) -> None:
         for name in _LAST:
             if name in new:
                 _put(staged, folder, name)
-        (folder / _UNDER_WAY).unlink(missing_ok=True)
+        with suppress(OSError):  # the next publication removes it
+            (folder / _UNDER_WAY).unlink(missing_ok=True)
 
 
 def _put(staged: Path, folder: Path, name: str) -> None:

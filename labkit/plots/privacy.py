@@ -144,7 +144,8 @@ def frontier(rows: Sequence[Mapping[str, Any]], anchors: Sequence[tuple[str, flo
         )  # fmt: skip
     for name, epsilon, accuracy in anchors:
         ax.plot(epsilon, 100 * accuracy, ls="", marker="*", ms=9, color=COLOURS["chance"])
-        ax.annotate(name, (epsilon, 100 * accuracy), xytext=(6, -9), textcoords="offset points", fontsize=8)
+        ax.annotate(name.replace(", ", ",\n"), (epsilon, 100 * accuracy), xytext=(6, 4), va="top",
+                    textcoords="offset points", fontsize=8)  # fmt: skip
     ax.set_xscale("log")
     ticks = {f"{r['epsilon']:.2g}": r["epsilon"] for r in rows}  # those that read alike are one
     ax.set_xticks(list(ticks.values()), list(ticks))

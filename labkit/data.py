@@ -11,7 +11,7 @@ import hashlib
 import http.client
 import logging
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +105,7 @@ class Dataset:
         title: the name to print; says so if it is a substitute.
         train, test: the two splits, after subsetting.
         classes: names, by label.
-        sha256: checksum of the pixels and labels of both splits, as used.
+        sha256: checksum of the pixels and labels of both splits, as used, or of what they were chosen from, and how.
     """
 
     name: str
@@ -114,6 +114,10 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     sha256: str
+
+    def fewer(self, places: Tensor) -> Dataset:
+        """With those training images only, by their places [n]."""
+        return replace(self, train=self.train.chosen(places), sha256=checksum(places, head=self.sha256))
 
 
 def load(

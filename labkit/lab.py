@@ -168,6 +168,19 @@ class Lab(Record):
         trace = milestones(epochs) if regime == "standard" else ()
         return self._train(recipe, self.members(regime), "shadows", trace=trace)
 
+    def overfitted(self) -> tuple[data.Dataset, Ensemble]:
+        """PGD-trained models that come to know few images by heart, and a dataset with these as its training images.
+
+        Of the ``overfit_size`` images each trains on a random half for ``overfit_epochs``, against one radius and never
+        on a mirror image, as the models that others attacked did; there are as many as :meth:`shadows`.
+        """
+        p, size = self.params, min(self.params.overfit_size, len(self.data.train))
+        few = self.data.fewer(torch.randperm(len(self.data.train), generator=self.generator("overfit"))[:size])
+        one_radius = p.model_copy(update={"train_spread": 0.0})
+        recipe = replace(REGIMES["pgd"](one_radius, size // 2, p.overfit_epochs), piece=LARGE, mirror=False)
+        members = halves(p.shadow_pgd_models, size, self.generator("overfit halves"))
+        return few, self._train(recipe, members, "overfitted", data=few)
+
     def controls(self, regime: str) -> Ensemble:
         """Standard classifiers on the halves of a regime's shadows, for as many epochs, on images mirrored as theirs.
 

@@ -164,6 +164,10 @@ class Params(BaseModel):
     distance_size: Int = Field(
         250, ge=16, le=60_000, description="of those, the ones whose distance to the boundary is found"
     )
+    overfit_size: Int = Field(
+        2_000, ge=200, le=60_000, description="training images on whose halves PGD training overfits"
+    )
+    overfit_epochs: Int = Field(25, ge=1, le=1000, description="passes over such a half (pgd)")
     audit_canaries: Int = Field(1_000, ge=50, le=100_000, description="canaries of the audits of DP-SGD")
 
     # Generative (04)

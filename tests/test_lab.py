@@ -95,6 +95,20 @@ def test_parameters_by_name_go_over_the_cells(shell: InteractiveShell) -> None:
         run(shell, "labkit.open(globals(), sed=9)")
 
 
+def test_models_that_overfit_have_few_images_and_their_halves(tmp_path) -> None:
+    small = {"dataset": "digits", "train_size": 400, "overfit_size": 200, "overfit_epochs": 1, "gmm_components": [1]}
+    lab = Lab(validate(small | {"shadow_pgd_models": 4, "train_steps": 1}), Store(tmp_path))
+    few, ensemble = lab.overfitted()
+    assert len(few.train) == 200
+    assert len(few.test) == len(lab.data.test)
+    assert few.sha256 not in (lab.data.sha256, lab.data.fewer(torch.arange(200)).sha256)
+    whole = {p.numpy().tobytes() for p in lab.data.train.pixels}
+    assert {p.numpy().tobytes() for p in few.train.pixels} <= whole
+    assert ensemble.members.shape == (4, 200)
+    assert ensemble.members.sum(1).tolist() == pytest.approx([100] * 4, abs=40)
+    assert (ensemble.recipe.regime, ensemble.recipe.epochs) == ("pgd", 1)
+
+
 def test_provenance_says_what_was_used(shell: InteractiveShell) -> None:
     lab = run(shell, f"# Parameters\n{SMALL}\ntest_size = 12e2", OPEN)
     facts = lab.provenance

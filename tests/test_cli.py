@@ -247,7 +247,7 @@ def test_a_report_compared_with_itself_has_nothing_apart(troubled: Made):
     "content",
     ["", "[]", "{}", '{"schema": 2, "rows": []}', "\x00", '{"a":' * 5000]
     + [json.dumps({"schema": 1, "rows": [row]}) for row in (3, ROW, ROW | {"value": "0.5"}, {"value": 0.5})]
-    + [json.dumps({"schema": 1, "rows": [], "provenance": None})],
+    + [json.dumps({"schema": 1, "rows": [], "provenance": facts}) for facts in (None, {"parameters": [1]})],
 )
 def test_compare_refuses_what_is_no_summary(tmp_path: Path, content: str):
     path = tmp_path / "summary.json"

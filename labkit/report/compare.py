@@ -69,7 +69,10 @@ def read_summary(report: Path) -> dict[str, Any]:
         raise CompareError(f"{path}: is not JSON ({error}); make the report again") from None
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise CompareError(f"{path}: is no report's summary, it has no list of rows; give a report's folder")
-    if not all(_is_row(row) for row in content["rows"]) or not isinstance(content.get("provenance", {}), dict):
+    facts = content.get("provenance", {})
+    if not (isinstance(facts, dict) and isinstance(facts.get("parameters", {}), dict)) or not all(
+        _is_row(row) for row in content["rows"]
+    ):
         raise CompareError(f"{path}: its rows or its provenance are not a report's; make the report again")
     if content.get("schema") != SCHEMA:
         raise CompareError(f"{path}: has schema {content.get('schema')!r}, this labkit reads schema {SCHEMA}")
@@ -96,7 +99,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
         for key, r in rows_a.items()
         if key in rows_b
     ]
-    given_a, given_b = (s.get("provenance", {}).get("parameters") or {} for s in (a, b))
+    given_a, given_b = (s.get("provenance", {}).get("parameters", {}) for s in (a, b))
     return Comparison(
         pairs,
         only_a=[json.loads(key[0]) for key in rows_a if key not in rows_b],

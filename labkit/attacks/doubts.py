@@ -113,15 +113,21 @@ def signs(
         Check(
             "the loss has gradients",
             quiet <= 0.01,
-            f"none on {100 * quiet:.1f} % of the images; {100 * hidden:.1f} % have none and stand under PGD",
+            f"none on {100 * quiet:.1f} % of the images (limit 1 %); {100 * hidden:.1f} % stand under PGD, too",
         ),
-        Check("the model answers twice the same", restless <= 1e-4, f"logits differ by {restless:.1e} of their spread"),
+        Check(
+            "the model answers twice the same",
+            restless <= 1e-4,
+            f"logits differ by {restless:.1e} of their spread (limit 1e-4)",
+        ),
         Check("the outputs are not probabilities", not probabilities(model, images), "attacks need logits"),
-        Check("gradients foretell the loss", odd <= 0.25, f"they do not on {100 * odd:.1f} % of the images"),
-        Check("accuracy does not rise with eps", rise(by_eps) <= slack, _line(by_eps)),
-        Check("accuracy does not rise with steps", rise(by_steps) <= slack, _line(by_steps)),
-        Check("PGD is not weaker than FGSM", rise(single) <= slack, _line(single)),
-        Check(f"at eps {EVERYTHING:g} hardly anything stands", left <= 0.03, f"{100 * left:.1f} % left"),
+        Check(
+            "gradients foretell the loss", odd <= 0.25, f"they do not on {100 * odd:.1f} % of the images (limit 25 %)"
+        ),
+        Check("accuracy does not rise with eps", rise(by_eps) <= slack, _line(by_eps, slack)),
+        Check("accuracy does not rise with steps", rise(by_steps) <= slack, _line(by_steps, slack)),
+        Check("PGD is not weaker than FGSM", rise(single) <= slack, _line(single, slack)),
+        Check(f"at eps {EVERYTHING:g} hardly anything stands", left <= 0.03, f"{100 * left:.1f} % left (limit 3 %)"),
     ]
 
 
@@ -133,13 +139,14 @@ def black_box(alone: Mapping[float, float], points: int) -> Check:
         points: how many images there are.
     """
     eps, most = max(alone.items(), key=lambda pair: pair[1])
-    detail = f"{100 * most:.1f} % fell to Square alone" + (f", at eps {eps:g}" if most else "")
-    return Check("Square adds nothing to the gradient attacks", most <= max(0.005, 2 / points), detail)
+    limit = max(0.005, 2 / points)
+    detail = f"{100 * most:.1f} % fell to Square alone{f', at eps {eps:g}' if most else ''} (limit {100 * limit:.3g} %)"
+    return Check("Square adds nothing to the gradient attacks", most <= limit, detail)
 
 
 def _shares(*found: Tensor) -> list[float]:
     return [each.double().mean().item() for each in found]
 
 
-def _line(accuracies: Sequence[float]) -> str:
-    return "accuracy " + ", ".join(f"{100 * a:.1f}" for a in accuracies) + " %"
+def _line(accuracies: Sequence[float], slack: float) -> str:
+    return f"accuracy {', '.join(f'{100 * a:.1f}' for a in accuracies)} % (limit: {100 * slack:.3g} points more)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,15 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
     return "" if value is None else str(value)
+
+
+def _rounded(d: dict[str, Any]) -> dict[str, Any]:
+    """A row whose figures have the digits that its interval bears: two of half its width."""
+    low, high = d.get("low"), d.get("high")
+    if low is None or high is None or not high > low:
+        return d
+    decimals = min(6, max(0, 1 - math.floor(math.log10((high - low) / 2))))
+    return {n: f"{v:.{decimals}f}" if n in _FIGURES else v for n, v in d.items()}
 
 
 def _cell(value: Any) -> str:
@@ -50,7 +60,9 @@ def _table(dicts: Sequence[dict[str, Any]], caption: str) -> str:
     kind |= {n: ' style="white-space:nowrap"' for n in _LAST if n in names and n not in numbers}  # a word each
     kind |= {_SPARSE: ' class="words"'} if _SPARSE in names else {}
     head = "".join(f'<th scope="col"{kind[n]}>{html.escape(n.replace("_", " "))}</th>' for n in names)
-    body = "".join("<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in dicts)
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind[n]}>{_cell(d.get(n))}</td>" for n in names) + "</tr>" for d in map(_rounded, dicts)
+    )
     folded = len(dicts) > MOST_OPEN
     shared = ", ".join(f"{html.escape(n.replace('_', ' '))} {_cell(dicts[0][n])}" for n in same)
     said = [f'<span class="same">In every row: {shared}.</span>'] if same else []

@@ -96,7 +96,7 @@ def test_a_loss_that_is_flat_at_the_image_only_does_not_hide_it_from_pgd():
     for eps, standing in ((0.1, "0.0 %"), (0.01, "100.0 %")):
         found = {check.name: check for check in signs(Plateau(), x, y, eps)}["the loss has gradients"]
         assert not found.passed
-        assert found.detail == f"none on 100.0 % of the images; {standing} have none and stand under PGD"
+        assert found.detail == f"none on 100.0 % of the images (limit 1 %); {standing} have none and stand under PGD"
 
 
 def test_a_quantised_model_is_found_out(honest, points):
@@ -155,12 +155,14 @@ def test_rise_is_the_highest_above_an_earlier_one():
     assert rise([]) == 0
 
 
-@pytest.mark.parametrize(("most", "points", "passed"), [(0.02, 100, True), (0.03, 100, False), (0.006, 1000, False)])
-def test_square_may_break_two_images_alone_or_half_a_percent(most, points, passed):
+@pytest.mark.parametrize(
+    ("most", "points", "limit", "passed"), [(0.02, 100, 2, True), (0.03, 100, 2, False), (0.006, 1000, 0.5, False)]
+)
+def test_square_may_break_two_images_alone_or_half_a_percent(most, points, limit, passed):
     found = black_box({0.1: 0.0, 0.3: most}, points)
     assert found.passed == passed
-    assert found.detail.endswith("at eps 0.3")
-    assert black_box({0.1: 0.0}, points).detail == "0.0 % fell to Square alone"
+    assert found.detail.endswith(f"at eps 0.3 (limit {limit} %)")
+    assert black_box({0.1: 0.0}, points).detail == f"0.0 % fell to Square alone (limit {limit} %)"
 
 
 def test_signs_need_images_and_a_radius(honest, points):

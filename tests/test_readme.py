@@ -19,8 +19,10 @@ def table(summary):
     """The README's table, made from a report's rows."""
     rows = [r for r in summary["rows"] if r["notebook"] == "06_tradeoff"]
     eps = summary["provenance"]["parameters"]["tradeoff_eps"]
+    met = {m: max(r["n"] for r in find(rows, metric=m)) for m in ("accuracy", "robust_accuracy")}
     lines = [
-        f"| | clean accuracy | under strong PGD, eps {eps:g} | {ATTACK_NAMES[HEADLINE]}'s AUC (0.5: guessing) |",
+        f"| | clean accuracy ({met['accuracy']:,} images) | under strong PGD, eps {eps:g} ({met['robust_accuracy']:,}) "
+        f"| {ATTACK_NAMES[HEADLINE]}'s AUC (0.5: guessing) |",
         "|---|---|---|---|",
     ]
     for model in dict.fromkeys(r["model"] for r in rows):

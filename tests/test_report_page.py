@@ -177,7 +177,7 @@ def test_clean_drops_what_runs_or_fetches(html: str, gone: str):
 
 def test_clean_keeps_what_says_something():
     table = '<table><caption>c</caption><tbody><tr><td colspan="2" class="num">1</td></tr></tbody></table>'
-    assert markup.clean(table) == f'<div class="scroll" tabindex="0">{table}</div>'
+    assert markup.clean(table) == f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>'
     assert 'alt="' in markup.clean('<img src="data:image/png;base64,AA">')
 
 

@@ -113,7 +113,8 @@ def signs(
         Check(
             "the loss has gradients",
             quiet <= 0.01,
-            f"none on {100 * quiet:.1f} % of the images (limit 1 %); {100 * hidden:.1f} % stand under PGD, too",
+            f"none on {100 * quiet:.1f} % of the images (limit 1 %); "
+            f"{100 * hidden:.1f} % have none and stand under PGD",
         ),
         Check(
             "the model answers twice the same",

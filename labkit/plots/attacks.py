@@ -107,6 +107,8 @@ def by_class(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], eps: flo
         xticklabels=[f"{name} ({n[name]})" for name in classes], yticklabels=[label(m, e) for m, e in lines],
         cbar_kws={"label": f"accuracy at eps {eps:g} (%)"},
     )  # fmt: skip
+    for text in ax.texts:
+        text.set_color("white" if float(text.get_text()) < 55 else "black")  # where cividis is dark
     ax.set_xticklabels(ax.get_xticklabels(), rotation=30, ha="right")
     ax.grid(visible=False)
     return figure

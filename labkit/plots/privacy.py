@@ -167,19 +167,25 @@ def sandwich(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure, ax = new_figure(width=6.8, height=1.2 + 0.75 * len(models))
     for place, model in enumerate(models):
         for r in find(rows, model=model, metric="epsilon"):
-            ax.plot([r["value"]] * 2, [place - 0.3, place + 0.3], color="#222222", lw=2,
-                    label="proved or claimed" if place == 0 else None)  # fmt: skip
+            ax.plot([r["value"]] * 2, [place - 0.3, place + 0.3], color="#222222", lw=2)
             for i, audit in enumerate(audits):
                 for found in find(rows, model=model, metric="epsilon_lower_bound", attack=audit):
                     given = found.get("assuming")
                     broken = found["value"] > r["value"] and not given
-                    colour = BROKEN if broken else COLOURS["dp"]
+                    colour = BROKEN if broken else COLOURS.get(model.partition(",")[0], COLOURS["dp"])
                     ax.plot(
                         [0, found["value"]], [place + 0.2 * (i - (len(audits) - 1) / 2)] * 2, marker="<o^sv"[1 + i % 4],
                         markevery=[1], color=colour, ls=":" if given else "-",
                         markerfacecolor="white" if given else colour,
-                        label=None if place else f"if {given}" if given else f"demonstrated: {audit}",
                     )  # fmt: skip
+    ax.plot([], [], color="#222222", lw=2, label="proved or claimed")
+    for i, audit in enumerate(audits):
+        given = find(rows, metric="epsilon_lower_bound", attack=audit)[0].get("assuming")
+        ax.plot(
+            [], [], marker="<o^sv"[1 + i % 4], color=COLOURS["chance"], ls=":" if given else "-",
+            markerfacecolor="white" if given else COLOURS["chance"],
+            label=f"if {given}" if given else f"demonstrated: {audit}",
+        )  # fmt: skip
     ax.plot([], [], color=BROKEN, lw=2, label="breaks the claim")
     ax.set_yticks(range(len(models)), [NAMES.get(m, m) for m in models])
     ax.set_ylim(len(models) - 0.4, -0.6)

@@ -78,6 +78,7 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
 
     Args:
         rows: as dicts; ``robust_accuracy``, ``accuracy`` and ``train_seconds`` of each model.
+            Clean accuracy is that on the most images.
         attack, eps: what robust accuracy is under.
         published: drawn into the left panel, a cross with the attack's name, where they have a clean accuracy at this
             radius; of one model under several attacks the lowest.
@@ -86,7 +87,8 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
     drawn: dict[str, list[Mapping[str, Any]]] = {"clean": [], "robust": []}
     for model, radius in contenders(rows):
         robust = find(rows, model=model, train_eps=radius, metric="robust_accuracy", attack=attack, eps=eps)
-        clean = _untouched(rows, robust[0]) if robust else []
+        untouched = find(rows, model=model, train_eps=radius, metric="accuracy", attack="none")
+        clean = sorted(untouched, key=lambda r: -r["n"])[:1]
         seconds = find(rows, model=model, train_eps=radius, metric="train_seconds")
         for ax, across, scale in ((left, clean, 100), (right, seconds, 1)):
             if robust and across:
@@ -94,8 +96,9 @@ def price(rows: Rows, attack: str, eps: float, published: Sequence[Published] = 
                 span = [[y - 100 * robust[0]["low"]], [100 * robust[0]["high"] - y]]
                 style = {"color": COLOURS[model], "marker": MARKERS[model], "ls": "", "capsize": 3}
                 style["markerfacecolor"] = COLOURS[model] if radius is None else "white"
-                x = scale * across[0]["value"]
-                ax.errorbar(x, y, yerr=span, label=label(model, radius), **style)
+                x, low, high = (across[0][end] and scale * across[0][end] for end in ("value", "low", "high"))
+                wide = None if low is None else [[x - low], [high - x]]
+                ax.errorbar(x, y, yerr=span, xerr=wide, label=label(model, radius), **style)
         if robust and clean:
             drawn["clean"].append(clean[0])
             drawn["robust"].append(robust[0])

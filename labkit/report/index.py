@@ -16,6 +16,7 @@ from labkit.results import overlap, percent
 
 MOST_FINDINGS = 5
 _TRADEOFF = "06_tradeoff"
+_FIRST = (_TRADEOFF, "02_robustness", "03_privacy")  # whose findings come before the others'
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,16 @@ def _conditions(
     for r in rows:
         condition = tuple(r.get(name) for name in ("attack", "steps", "restarts", "eps", "fpr"))
         columns.setdefault(condition, {})[r["model"]] = r  # the last word of a chapter on a model counts
-    return [(_condition(*condition), grid) for condition, grid in columns.items()]
+    return [(_condition(*condition, {r.get("n") for r in grid.values()}), grid) for condition, grid in columns.items()]
 
 
 def _condition(
-    attack: str | None, steps: int | None, restarts: int | None, eps: float | None, fpr: float | None
+    attack: str | None,
+    steps: int | None,
+    restarts: int | None,
+    eps: float | None,
+    fpr: float | None,
+    images: set[int | None],
 ) -> str:
     parts = []
     if attack:
@@ -137,6 +143,8 @@ def _condition(
         parts.append(f"ε = {eps:g}")
     if fpr is not None:
         parts.append(f"FPR {100 * fpr:g} %")
+    if images - {None}:
+        parts.append(f"{' or '.join(f'{n:,}' for n in sorted(images - {None}))} images")
     return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
 
 
@@ -154,8 +162,9 @@ def _cell(row: Mapping[str, Any], column_rows: Sequence[Mapping[str, Any]], colu
 
 
 def findings(chapters: Sequence[Chapter]) -> list[dict[str, str]]:
-    """At most five sentences: the trade-off's, then the first of each chapter, then what the chapters add."""
-    ordered = sorted(chapters, key=lambda c: (c.name != _TRADEOFF, c.name))
+    """At most five sentences: the trade-off's, the first of each chapter (defences first), then what chapters add."""
+    place = {name: index for index, name in enumerate(_FIRST)}
+    ordered = sorted(chapters, key=lambda c: (place.get(c.name, len(_FIRST)), c.name))
     leading = [f for c in ordered for f in (c.findings if c.name == _TRADEOFF else c.findings[:1])]
     others = [f for c in ordered if c.name != _TRADEOFF for f in c.findings[1:]]
     return (leading + others)[:MOST_FINDINGS]

@@ -60,7 +60,8 @@ def clean(html: str) -> Markup:
     html = _cleaner.clean(html)
     html = re.sub(r"<img(?![^>]*\bsrc=)[^>]*>", '<span class="quiet">(an image from elsewhere, left out)</span>', html)
     html = re.sub(r"<img(?![^>]*\balt=)", '<img alt="Image without a description"', html)
-    html = html.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
+    scroll = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+    html = html.replace("<table", f"{scroll}<table").replace("</table>", "</table></div>")
     return Markup(html)
 
 

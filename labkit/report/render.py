@@ -33,7 +33,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     css = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    environment.globals |= {"css": Markup(css), "duration": duration, "figure": _figure, "wide": _WIDE}
+    environment.globals |= {"css": Markup(css), "duration": duration, "linked_figure": _linked_figure, "wide": _WIDE}
     environment.filters |= {"sentence": sentence, "plainly": plainly}
     return environment
 
@@ -192,11 +192,24 @@ def _output(chapter: Chapter, place: tuple[int, int], output: dict[str, Any], pr
     )
 
 
-def _figure(figure: Figure, css_class: str = "") -> Markup:
-    """An image with its description; a wide one scrolls within itself on a narrow screen."""
-    classes = " ".join(filter(None, [css_class, "wide" if (figure.width or 0) > _WIDE else ""]))
-    width = Markup(' width="{}"').format(figure.width) if figure.width else Markup()
-    scroll = Markup(' tabindex="0"') if "wide" in classes else Markup()
-    return Markup('<figure class="{}"{}><img src="{}" alt="{}"{}></figure>').format(
-        classes, scroll, figure.source, figure.alt, width
+def _figure(figure: Figure) -> Markup:
+    """An image with its description, to be heard and read; a wide one scrolls within itself on a narrow screen."""
+    scrolls = Markup(' class="wide" tabindex="0"') if _wide(figure) else Markup()
+    return Markup('<figure{}>{}</figure><p class="caption" aria-hidden="true">{}</p>').format(
+        scrolls, _image(figure), figure.alt
     )
+
+
+def _linked_figure(figure: Figure, css_class: str = "") -> Markup:
+    """An image in a link, which is where the keyboard stops; what it shows is read where the link leads."""
+    classes = " ".join(filter(None, [css_class, "wide" if _wide(figure) else ""]))
+    return Markup('<figure class="{}">{}</figure>').format(classes, _image(figure))
+
+
+def _wide(figure: Figure) -> bool:
+    return (figure.width or 0) > _WIDE
+
+
+def _image(figure: Figure) -> Markup:
+    width = Markup(' width="{}"').format(figure.width) if figure.width else Markup()
+    return Markup('<img src="{}" alt="{}"{}>').format(figure.source, figure.alt, width)

@@ -57,6 +57,7 @@ _cleaner = bleach.Cleaner(
 def clean(html: str) -> Markup:
     """``html`` without whatever runs, fetches or restyles; tables scroll within themselves, every image has ``alt``."""
     html = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", "", html)
+    html = re.sub(r'(<t[hd]) style="text-align:\s*(right|center)"', r'\1 align="\2"', html)  # so mistune aligns
     html = _cleaner.clean(html)
     html = re.sub(r"<img(?![^>]*\bsrc=)[^>]*>", '<span class="quiet">(an image from elsewhere, left out)</span>', html)
     html = re.sub(r"<img(?![^>]*\balt=)", '<img alt="Image without a description"', html)
@@ -106,7 +107,8 @@ class Prose:
         self.headings: list[Heading] = []
 
     def __call__(self, markdown: str) -> Markup:
-        return clean(MarkdownWithMath(renderer=_Renderer(self.headings)).render(markdown))
+        kept = re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", markdown)
+        return clean(MarkdownWithMath(renderer=_Renderer(self.headings)).render(kept))
 
 
 def sentence(markdown: str) -> Markup:

@@ -63,6 +63,9 @@ class TestText:
     def test_a_figure_is_shown_once_with_its_description(self, troubled: Made):
         images = Elements(troubled.page("01_utility")).of("img")
         assert [image["alt"] for image in images] == ['Four <b>empty</b> "axes"', "One pair of axes"]
+        assert '<p class="caption" aria-hidden="true">Four &lt;b&gt;empty' in troubled.page("01_utility")
+        assert 'class="caption"' not in troubled.page("index")  # there figures are links, and nothing else in them is
+        assert not [f for f in Elements(troubled.page("index")).of("figure") if "tabindex" in f]
 
     def test_text_of_outputs_is_shown_once_and_escaped(self, troubled: Made):
         shown = without_code(troubled.page("02_robustness"))
@@ -117,7 +120,7 @@ class TestText:
         seen = index.overview(chapters, eps=0.1)
         assert [(c.title, c.condition) for c in seen.columns] == [
             ("Clean accuracy", ""),
-            ("Robust accuracy", "PGD, ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.1"),
+            ("Robust accuracy", "PGD, radius\N{NO-BREAK SPACE}0.1"),
             ("Leakage: AUC", "LiRA"),
         ]
         values = {line.name: [c.value for c in line.cells] for line in seen.lines}
@@ -150,6 +153,16 @@ class TestText:
     def test_the_tradeoffs_findings_come_first(self, troubled: Made):
         chapters = [read_chapter(p) for p in sorted((troubled.folder / "notebooks").glob("*.ipynb"))]
         assert [f["notebook"] for f in index.findings(chapters)] == ["06_tradeoff", "01_utility"]
+
+    def test_the_findings_on_defences_come_before_the_others(self, troubled: Made):
+        one = read_chapter(troubled.folder / "notebooks" / "01_utility.ipynb")
+        names = ["01_utility", "02_robustness", "03_privacy", "04_cvae", "06_tradeoff"]
+        chapters = [
+            replace(one, outcome=replace(one.outcome, name=n), findings=[{"notebook": n, "text": t} for t in "ab"])
+            for n in names
+        ]
+        order = [f["notebook"][:2] for f in index.findings(chapters)]
+        assert order == ["06", "06", "02", "03", "01"]
 
 
 @pytest.mark.parametrize(
@@ -277,3 +290,16 @@ class TestInABrowser:
         assert page.locator("img").first.is_visible()
         assert page.pdf(path=tmp_path / "page.pdf").startswith(b"%PDF")
         page.close()
+
+
+def test_columns_align_as_markdown_says_and_percentages_hold_together():
+    page = markup.Prose()("| a | b |\n|---|---:|\n| c | 65.0 % |")
+    assert '<td align="right">65.0\N{NO-BREAK SPACE}%</td>' in page
+    assert "<td>c</td>" in page
+
+
+def test_a_column_of_the_overview_says_how_many_images_it_rests_on():
+    rows = [{"metric": "robust_accuracy", "model": m, "value": 0.5, "n": n} for m, n in (("pgd", 1500), ("dp", 150))]
+    assert [condition for condition, _ in index._conditions(rows, 0.1, ())] == [
+        "150\N{NO-BREAK SPACE}or\N{NO-BREAK SPACE}1,500\N{NO-BREAK SPACE}images"
+    ]

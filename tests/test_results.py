@@ -120,6 +120,31 @@ def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:
     assert columns == ["metric", "attack", "value", "steps", "n"]  # what some rows lack comes after the figures
 
 
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ((0.75446, 0.6045, 0.90441), ["0.75", "0.60", "0.90"]),  # half a width of 0.15
+        ((0.6364, 0.6301, 0.6427), ["0.6364", "0.6301", "0.6427"]),
+        ((12.3456, 9.0, 15.6), ["12.3", "9.0", "15.6"]),
+        ((0.7545, None, None), ["0.7545", "", ""]),
+        ((1.0, 1.0, 1.0), ["1", "1", "1"]),
+    ],
+)
+def test_figures_have_the_digits_that_their_interval_bears(figures, said, monkeypatch) -> None:
+    shown: list[dict] = []
+    monkeypatch.setattr(display, "_show", lambda bundled, **_: shown.append(bundled))
+    value, low, high = figures
+    display.show_rows([row("pgd", "accuracy", value, None if low is None else (low, high))])
+    cells = dict(
+        zip(
+            re.findall(r"<th[^>]*>([^<]+)</th>", shown[0]["text/html"]),
+            re.findall(r"<td[^>]*>([^<]*)</td>", shown[0]["text/html"]),
+            strict=True,
+        )
+    )
+    assert [cells.get(name, "") for name in ("value", "low", "high")] == said
+
+
 def test_what_few_rows_say_stands_in_one_column(monkeypatch) -> None:
     shown: list[dict] = []
     monkeypatch.setattr(display, "_show", lambda bundled, **_: shown.append(bundled))

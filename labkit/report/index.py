@@ -140,7 +140,7 @@ def _condition(
         if restarts and restarts > 1:
             parts[-1] += f" × {restarts}"
     if eps is not None:
-        parts.append(f"ε = {eps:g}")
+        parts.append(f"radius {eps:g}")  # ε is the privacy budget on this page
     if fpr is not None:
         parts.append(f"FPR {100 * fpr:g} %")
     if images - {None}:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,16 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("troubled")
     write_troubled(root / "notebooks")
     return make(root / "notebooks", root / "report", cell_timeout=15)
+
+
+@pytest.fixture
+def opened():
+    """The totals of the bars that were opened, and a bar to give: one opens where work is done, not found again."""
+    totals = []
+
+    @contextmanager
+    def bar(total):
+        totals.append(total)
+        yield lambda images: None
+
+    return totals, bar

@@ -28,8 +28,8 @@ def _plain(value: Any) -> str:
 
 def _rounded(d: dict[str, Any]) -> dict[str, Any]:
     """A row whose figures have the digits that its interval bears: two of half its width."""
-    low, high = d.get("low"), d.get("high")
-    if low is None or high is None or not high > low:
+    value, low, high = (d.get(n) for n in _FIGURES)
+    if None in (value, low, high) or not high > low:
         return d
     decimals = min(6, max(0, 1 - math.floor(math.log10((high - low) / 2))))
     return {n: f"{v:.{decimals}f}" if n in _FIGURES else v for n, v in d.items()}

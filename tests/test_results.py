@@ -128,6 +128,7 @@ def test_what_all_rows_of_a_table_share_is_said_once(monkeypatch) -> None:
         ((12.3456, 9.0, 15.6), ["12.3", "9.0", "15.6"]),
         ((0.7545, None, None), ["0.7545", "", ""]),
         ((1.0, 1.0, 1.0), ["1", "1", "1"]),
+        ((float("nan"), 0.25, 0.75), ["", "0.25", "0.75"]),
     ],
 )
 def test_figures_have_the_digits_that_their_interval_bears(figures, said, monkeypatch) -> None:

@@ -3,7 +3,7 @@
 from labkit.generative.bayes import ElboLogits
 from labkit.generative.cvae import Recipe, Trained, fit, reconstruct, sample, split, train
 from labkit.generative.leakage import Scores, gap, score, set_accuracy, verdict
-from labkit.generative.networks import CVAE
+from labkit.generative.networks import CVAE, fresh
 
 __all__ = [
     "CVAE",
@@ -12,6 +12,7 @@ __all__ = [
     "Scores",
     "Trained",
     "fit",
+    "fresh",
     "gap",
     "reconstruct",
     "sample",

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from labkit.data import Dataset
 from labkit.device import derive, generator, numerics, training_dtype, training_precision
-from labkit.generative.networks import CVAE
+from labkit.generative.networks import CVAE, fresh
 from labkit.progress import Bar, Tick, unseen
 from labkit.store import Store, checksum, code_version
 from labkit.training.capture import captured
@@ -121,9 +121,7 @@ def fit(
     if not (len(inside) and len(outside)):
         raise ValueError(f"{len(inside)} images IN and {len(outside)} OUT; need one or more of each")
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state
-        torch.default_generator.manual_seed(derive(seed, "weights"))
-        model = CVAE(recipe.latent, recipe.classes)
+    model = fresh(recipe.latent, recipe.classes, seed=derive(seed, "weights"))
     model.to(images.device, memory_format=torch.channels_last)
     order = generator(seed, "order")
     noise = generator(seed, "noise", device=images.device)

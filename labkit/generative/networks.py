@@ -63,3 +63,10 @@ class CVAE(nn.Module):
         """
         mean, log_variance = self.encode(images, labels)
         return self.decode(mean + (log_variance / 2).exp() * noise, labels), mean, log_variance
+
+
+def fresh(latent: int, classes: int = 10, *, seed: int) -> CVAE:
+    """An untrained :class:`CVAE` whose weights depend on ``seed`` alone; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global state
+        torch.default_generator.manual_seed(seed)
+        return CVAE(latent, classes)
